@@ -1,0 +1,46 @@
+# What a developer and CI run. `make` lists the targets; each one can be run again and again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Prints how long a step took, also when it failed.
+timed = @TIMEFORMAT='-- $@: %0lR'; time
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+tools: ## Install what the tests need beside Rust (Debian: apt, pip, npm); quick when it is there
+	$(timed) .ci/tools rust python browser
+
+test: tools format lint check docs ## Install what tests need, then format, lint, all tests, docs
+
+format: ## Fail when a file is not formatted
+	$(timed) cargo fmt --all --check
+
+lint: ## Clippy over everything, warnings denied
+	$(timed) cargo clippy --workspace --all-targets --locked -- -D warnings
+
+check: ## All tests of the workspace, the tidy test among them
+	$(timed) cargo test --workspace --locked --quiet
+
+docs: ## Documentation of every item, broken links denied
+	$(timed) env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
+
+conformance: ## The Autobahn WebSocket suite against a release build (FULL=1: compression cases too)
+	$(timed) .ci/tools rust python27
+	$(timed) cargo build --release --locked -p gateway
+	$(timed) gateway/tests/autobahn/run.sh
+
+fuzz: ## Each fuzz target for 20 seconds
+	$(timed) gateway/fuzz/run.sh 20
+
+bench: ## The load harness beside its peers: see loadtest/README.md
+	$(timed) loadtest/compare.sh
+
+deny: ## Licences, bans and sources of every dependency, by cargo-deny
+	$(timed) .ci/tools rust deny
+	$(timed) .tools/bin/cargo-deny --all-features check --hide-inclusion-graph bans licenses sources
+
+.PHONY: help tools test format lint check docs conformance fuzz bench deny
