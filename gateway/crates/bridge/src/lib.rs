@@ -1,1 +1,26 @@
-//! placeholder
+//! What crosses threads, and nothing else: ids, messages, commands into a shard, events out of one,
+//! the mailboxes they travel in, the switchboard that says which shards care, and the counters.
+//!
+//! It knows no bus, no backend, no socket and no record. Shards and the tokio side both import it; it imports
+//! `wire` only, for the encodings a [`Message`] is kept in.
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod command;
+pub mod ending;
+pub mod event;
+pub mod id;
+pub mod mailbox;
+pub mod message;
+pub mod stats;
+pub mod switchboard;
+
+pub use channel::Channel;
+pub use command::{Command, Delivered, Description, Page, Publish, Receipt};
+pub use ending::EndReason;
+pub use event::{Ending, Event, Outbox, OutboxFull};
+pub use id::{Address, ConnId, Epoch, NodeName};
+pub use mailbox::{Inbox, Mailbox, MailboxFull, Wake};
+pub use message::{Kind, Message};
+pub use stats::Stats;
+pub use switchboard::{ShardSet, Switchboard};

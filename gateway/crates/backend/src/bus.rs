@@ -1,0 +1,100 @@
+//! The bus as the gateway needs it, and the one place that publishes: this node's subscribers first, then whoever
+//! the bus reaches beyond it.
+//!
+//! What is delivered is counted in the receipt for this node only; a bus knows nothing of subscribers elsewhere.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bridge::{Channel, Message, Receipt, Switchboard};
+
+/// A future that a trait object returns.
+pub type BusFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How a bus is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusState {
+    /// It carries messages.
+    Up,
+    /// It does not, and is being called again.
+    Away,
+}
+
+/// Why a publish was not accepted. Always our side's fault, never the message's: that is checked before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishError {
+    /// A shard's mailbox is full. Nobody got the message; try again soon.
+    Busy,
+    /// The bus is away. This node's subscribers got the message, nobody else did.
+    Away,
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Busy => "a shard's mailbox is full; nobody got the message",
+            Self::Away => "the bus is away; only subscribers of this node got the message",
+        })
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+/// What joins nodes (and, on buses that have them, app servers).
+pub trait Bus: Send + Sync {
+    /// Its name in configuration, logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// How it is.
+    fn state(&self) -> BusState;
+
+    /// Carries a message to the subscribers of other nodes. Order is kept per caller and channel.
+    ///
+    /// # Errors
+    /// [`PublishError::Away`].
+    fn forward<'a>(&'a self, channel: &'a Channel, message: &'a Message) -> BusFuture<'a, Result<(), PublishError>>;
+
+    /// Tells it that the node's first subscriber of a channel came, or that its last one went. A hint: the truth is
+    /// the switchboard's, which an implementation reads before it acts, because hints of two shards may cross.
+    fn interest_changed(&self, channel: &Channel);
+}
+
+/// Publishes for the API and for backends.
+#[derive(Clone)]
+pub struct Publisher {
+    switchboard: Arc<Switchboard>,
+    bus: Arc<dyn Bus>,
+}
+
+impl Publisher {
+    /// A publisher to this node's shards and to a bus.
+    #[must_use]
+    pub fn new(switchboard: Arc<Switchboard>, bus: Arc<dyn Bus>) -> Self {
+        Self { switchboard, bus }
+    }
+
+    /// The bus behind it.
+    #[must_use]
+    pub fn bus(&self) -> &dyn Bus {
+        &*self.bus
+    }
+
+    /// Local first, then the bus.
+    ///
+    /// # Errors
+    /// As [`PublishError`] says.
+    pub async fn publish(
+        &self,
+        channel: &Channel,
+        message: &Message,
+        exclude: Option<bridge::Address>,
+        receipt: Option<&Receipt>,
+    ) -> Result<(), PublishError> {
+        self.switchboard
+            .publish(None, channel, message, exclude, receipt)
+            .map_err(|_| PublishError::Busy)?;
+        self.bus.forward(channel, message).await
+    }
+}

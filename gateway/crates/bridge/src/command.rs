@@ -1,0 +1,233 @@
+//! What the rest of the program asks of a shard. Every command that wants an answer carries the way to it; a shard
+//! that ends drops it, and the asker sees that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::oneshot;
+
+use crate::channel::Channel;
+use crate::id::Address;
+use crate::message::Message;
+
+/// The connection was not there: it ended, or never was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+/// Why a connection was not subscribed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSubscribed {
+    /// It ended, or never was.
+    Gone,
+    /// It has as many channels as one may, or the shard's tables are full.
+    Full,
+}
+
+/// One order for a shard.
+#[derive(Debug)]
+pub enum Command {
+    /// A message to all subscribers of a channel on this shard.
+    Publish(Publish),
+    /// A message to one connection.
+    Send {
+        /// To whom.
+        to: Address,
+        /// What.
+        message: Message,
+        /// Whether it was there; not whether it has read it.
+        reply: oneshot::Sender<Result<(), Gone>>,
+    },
+    /// Close one connection politely.
+    Close {
+        /// Whom.
+        whom: Address,
+        /// The close code; the sender has checked that it may be sent.
+        code: u16,
+        /// At most 123 bytes; longer ones are cut.
+        reason: Box<str>,
+        /// Whether it was there.
+        reply: oneshot::Sender<Result<(), Gone>>,
+    },
+    /// Put a connection into a channel. Being in it already is success.
+    Subscribe {
+        /// Whom.
+        whom: Address,
+        /// Into what.
+        channel: Channel,
+        /// How it went.
+        reply: oneshot::Sender<Result<(), NotSubscribed>>,
+    },
+    /// Take a connection out of a channel. Not being in it is success.
+    Unsubscribe {
+        /// Whom.
+        whom: Address,
+        /// Out of what.
+        channel: Channel,
+        /// Whether the connection was there.
+        reply: oneshot::Sender<Result<(), Gone>>,
+    },
+    /// Describe one connection.
+    Describe {
+        /// Which.
+        whom: Address,
+        /// What it is, or `None` when gone.
+        reply: oneshot::Sender<Option<Box<Description>>>,
+    },
+    /// Describe up to `limit` open connections in slot order.
+    List {
+        /// Start behind this slot; `None` starts at the first.
+        after: Option<u32>,
+        /// Most descriptions in the answer.
+        limit: usize,
+        /// The page.
+        reply: oneshot::Sender<Page>,
+    },
+    /// Stop accepting and close everybody politely within `ticks` of 100 ms; then the shard ends.
+    Drain {
+        /// Ticks until those that are left are cut.
+        ticks: u32,
+    },
+}
+
+impl Command {
+    /// Payload bytes it keeps alive, for the mailbox's byte bound.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Publish(publish) => publish.message.payload().len(),
+            Self::Send { message, .. } => message.payload().len(),
+            _ => 0,
+        }
+    }
+}
+
+/// A message to a channel.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// Where to.
+    pub channel: Channel,
+    /// What.
+    pub message: Message,
+    /// Who must not hear it: its publisher, when the route says so.
+    pub exclude: Option<Address>,
+    /// Where the outcome is added up, when somebody asked.
+    pub receipt: Option<Receipt>,
+}
+
+/// What became of a publish on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Connections that were subscribed, the excluded one left out.
+    pub subscribers: u64,
+    /// Of these, those it waits for in their backlog.
+    pub queued: u64,
+    /// Of these, those that did not get it.
+    pub dropped: u64,
+}
+
+/// Adds up what the shards report; the sum is sent when the last of them lets go of it.
+#[derive(Clone, Debug)]
+pub struct Receipt(Arc<Sum>);
+
+#[derive(Debug)]
+struct Sum {
+    subscribers: AtomicU64,
+    queued: AtomicU64,
+    dropped: AtomicU64,
+    done: Option<oneshot::Sender<Delivered>>,
+}
+
+impl Receipt {
+    /// A receipt and the end at which the sum arrives.
+    #[must_use]
+    pub fn new() -> (Self, oneshot::Receiver<Delivered>) {
+        let (done, sum) = oneshot::channel();
+        let zero = AtomicU64::new;
+        (Self(Arc::new(Sum { subscribers: zero(0), queued: zero(0), dropped: zero(0), done: Some(done) })), sum)
+    }
+
+    /// Adds one shard's part.
+    pub fn add(&self, part: Delivered) {
+        self.0.subscribers.fetch_add(part.subscribers, Ordering::Relaxed);
+        self.0.queued.fetch_add(part.queued, Ordering::Relaxed);
+        self.0.dropped.fetch_add(part.dropped, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Sum {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
+            // The asker may have gone; then nobody wants to know.
+            let _ = done.send(Delivered {
+                subscribers: *self.subscribers.get_mut(),
+                queued: *self.queued.get_mut(),
+                dropped: *self.dropped.get_mut(),
+            });
+        }
+    }
+}
+
+/// One connection, as the API shows it.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Where it is.
+    pub address: Address,
+    /// The peer's address as limits see it.
+    pub peer: String,
+    /// Number of its route.
+    pub route: u16,
+    /// Ticks of 100 ms since it was accepted.
+    pub age_ticks: u32,
+    /// Ticks of 100 ms since anything was received from it.
+    pub quiet_ticks: u32,
+    /// Its channels.
+    pub channels: Vec<Channel>,
+    /// Messages and payload bytes in both directions.
+    pub traffic: Traffic,
+    /// Frames that wait for its socket.
+    pub backlog_frames: u32,
+    /// Bytes that wait for its socket.
+    pub backlog_bytes: u32,
+    /// `open` or `closing`.
+    pub phase: &'static str,
+}
+
+/// What a connection has moved so far; payload bytes, without frame headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Messages from the client.
+    pub messages_in: u32,
+    /// Messages to the client.
+    pub messages_out: u32,
+    /// Payload bytes from the client.
+    pub bytes_in: u64,
+    /// Frame bytes to the client.
+    pub bytes_out: u64,
+}
+
+/// A page of a shard's connections.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// In slot order.
+    pub connections: Vec<Description>,
+    /// The slot to go on behind, or `None` at the end.
+    pub next: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_sum_arrives_when_the_last_shard_lets_go() {
+        let (receipt, mut sum) = Receipt::new();
+        let other = receipt.clone();
+        receipt.add(Delivered { subscribers: 2, queued: 1, dropped: 0 });
+        drop(receipt);
+        assert!(sum.try_recv().is_err());
+        other.add(Delivered { subscribers: 3, queued: 0, dropped: 1 });
+        drop(other);
+        assert_eq!(sum.try_recv().unwrap(), Delivered { subscribers: 5, queued: 1, dropped: 1 });
+    }
+}

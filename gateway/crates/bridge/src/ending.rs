@@ -1,0 +1,127 @@
+//! Why connections end: one closed set, used as metric label, log field and event field alike.
+
+/// Why a connection that had been opened ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EndReason {
+    /// The client said goodbye with a close frame.
+    ClientClose,
+    /// The client's half was closed without a close frame.
+    ClientGone,
+    /// The connection was reset, or a write failed.
+    Reset,
+    /// The client broke RFC 6455 (1002).
+    ProtocolError,
+    /// Text that is not UTF-8 (1007).
+    InvalidUtf8,
+    /// A message, frame or fragment count over its limit (1009).
+    MessageTooBig,
+    /// No sign of life within the pong deadline.
+    PongTimeout,
+    /// Its backlog reached the bound, or nothing of it could be written for too long (1013).
+    SlowConsumer,
+    /// Closed through the API or by an app server.
+    ApiClose,
+    /// The node is going away (1001).
+    GoingAway,
+    /// A fault of ours (1011).
+    Internal,
+}
+
+impl EndReason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 11] = [
+        Self::ClientClose,
+        Self::ClientGone,
+        Self::Reset,
+        Self::ProtocolError,
+        Self::InvalidUtf8,
+        Self::MessageTooBig,
+        Self::PongTimeout,
+        Self::SlowConsumer,
+        Self::ApiClose,
+        Self::GoingAway,
+        Self::Internal,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ClientClose => "client_close",
+            Self::ClientGone => "client_gone",
+            Self::Reset => "reset",
+            Self::ProtocolError => "protocol_error",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::MessageTooBig => "message_too_big",
+            Self::PongTimeout => "pong_timeout",
+            Self::SlowConsumer => "slow_consumer",
+            Self::ApiClose => "api_close",
+            Self::GoingAway => "going_away",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// Why a connection was turned away before it was opened, where it is not the request's fault (those are
+/// `wire`'s refusals, counted under their own labels).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Turned {
+    /// The node or the shard holds as many connections as it may.
+    TableFull,
+    /// Too many handshakes in flight.
+    Handshakes,
+    /// The process has no descriptor left.
+    Descriptors,
+    /// The client left, or was reset, before its head was complete.
+    Left,
+    /// No room for its channels.
+    Channels,
+    /// The node is going away.
+    GoingAway,
+    /// Registering the socket failed.
+    Internal,
+}
+
+impl Turned {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::TableFull,
+        Self::Handshakes,
+        Self::Descriptors,
+        Self::Left,
+        Self::Channels,
+        Self::GoingAway,
+        Self::Internal,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::TableFull => "table_full",
+            Self::Handshakes => "handshakes",
+            Self::Descriptors => "descriptors",
+            Self::Left => "left",
+            Self::Channels => "channels",
+            Self::GoingAway => "going_away",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_stand_in_the_order_of_their_numbers() {
+        for (number, reason) in EndReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, number);
+        }
+        for (number, reason) in Turned::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, number);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What a shard tells the rest of the program: a bounded outbox, emptied as one batch per turn.
+//!
+//! At the bound the shard keeps what it has and stops making more: a record stays in its table until the outbox
+//! has taken its ending, so an ending is never lost.
+
+use std::net::IpAddr;
+
+use tokio::sync::mpsc;
+
+use crate::command::Traffic;
+use crate::ending::EndReason;
+use crate::id::Address;
+
+/// Something that happened to a connection.
+#[derive(Debug)]
+pub enum Event {
+    /// It had been opened and has ended.
+    Ended(Ending),
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// Which connection.
+    pub address: Address,
+    /// Whose: the address that limits see (an IPv6 one is the first address of its /64).
+    pub peer: IpAddr,
+    /// Number of its route.
+    pub route: u16,
+    /// Why.
+    pub reason: EndReason,
+    /// Ticks of 100 ms from accept to end.
+    pub age_ticks: u32,
+    /// What it moved.
+    pub traffic: Traffic,
+    /// The close code we sent.
+    pub sent_code: Option<u16>,
+    /// The close code we received.
+    pub received_code: Option<u16>,
+}
+
+/// The events of one turn.
+#[derive(Debug)]
+pub struct Batch {
+    /// Which shard.
+    pub shard: u16,
+    /// In the order they happened.
+    pub events: Vec<Event>,
+}
+
+/// No room until the next flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutboxFull;
+
+/// What a shard sends out, gathered over a turn.
+pub struct Outbox {
+    shard: u16,
+    events: Vec<Event>,
+    events_max: usize,
+    sender: mpsc::Sender<Batch>,
+}
+
+impl Outbox {
+    /// An outbox that gathers at most `events_max` events between two batches taken by `sender`'s other end.
+    #[must_use]
+    pub const fn new(shard: u16, events_max: usize, sender: mpsc::Sender<Batch>) -> Self {
+        Self { shard, events: Vec::new(), events_max, sender }
+    }
+
+    /// Adds an event.
+    ///
+    /// # Errors
+    /// [`OutboxFull`]; try again after a flush that succeeded.
+    pub fn push(&mut self, event: Event) -> Result<(), OutboxFull> {
+        if !self.has_room() {
+            return Err(OutboxFull);
+        }
+        self.events.push(event);
+        Ok(())
+    }
+
+    /// Whether an event fits.
+    #[must_use]
+    pub const fn has_room(&self) -> bool {
+        self.events.len() < self.events_max
+    }
+
+    /// Whether nothing waits for a flush.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Hands the batch over. Returns `false` when the other end has no room; the events stay.
+    pub fn flush(&mut self) -> bool {
+        if self.events.is_empty() {
+            return true;
+        }
+        match self.sender.try_reserve() {
+            Ok(place) => {
+                place.send(Batch { shard: self.shard, events: std::mem::take(&mut self.events) });
+                true
+            }
+            Err(mpsc::error::TrySendError::Full(())) => false,
+            // Nobody is left to tell: the program is ending, and events must not hold that up.
+            Err(mpsc::error::TrySendError::Closed(())) => {
+                self.events.clear();
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn event() -> Event {
+        Event::Ended(Ending {
+            address: Address { shard: 0, slot: 0, generation: 1 },
+            peer: IpAddr::from([127, 0, 0, 1]),
+            route: 0,
+            reason: EndReason::ClientClose,
+            age_ticks: 0,
+            traffic: Traffic::default(),
+            sent_code: None,
+            received_code: None,
+        })
+    }
+
+    #[test]
+    fn a_full_outbox_keeps_what_it_has() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut outbox = Outbox::new(0, 2, sender);
+        outbox.push(event()).unwrap();
+        assert!(outbox.flush(), "the first batch is taken");
+        outbox.push(event()).unwrap();
+        outbox.push(event()).unwrap();
+        assert_eq!(outbox.push(event()), Err(OutboxFull));
+        assert!(!outbox.flush(), "the other end has not taken the first");
+        assert_eq!(receiver.try_recv().unwrap().events.len(), 1);
+        assert!(outbox.flush());
+        assert_eq!(receiver.try_recv().unwrap().events.len(), 2);
+    }
+}

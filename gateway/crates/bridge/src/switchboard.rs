@@ -1,0 +1,222 @@
+//! Which shards have a subscriber of which channel, and the way to publish to just those.
+//!
+//! One of the two tables that threads share. A shard writes here when its first subscriber of a channel comes and
+//! when its last one goes, never per connection. Striped by name, so that joins on many shards rarely meet.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{PoisonError, RwLock};
+
+use crate::channel::Channel;
+use crate::command::{Command, Publish, Receipt};
+use crate::id::Address;
+use crate::mailbox::{Mailbox, MailboxFull};
+use crate::message::Message;
+
+/// Most shards in a node: the width of a [`ShardSet`].
+pub const SHARDS_MAX: usize = 128;
+const STRIPES: usize = 64;
+
+/// A set of shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardSet([u64; SHARDS_MAX / 64]);
+
+impl ShardSet {
+    /// Adds a shard; says whether the set was empty before.
+    pub fn insert(&mut self, shard: u16) -> bool {
+        let was_empty = self.is_empty();
+        self.0[usize::from(shard) / 64] |= 1 << (shard % 64);
+        was_empty
+    }
+
+    /// Removes a shard; says whether the set is empty now.
+    pub fn remove(&mut self, shard: u16) -> bool {
+        self.0[usize::from(shard) / 64] &= !(1 << (shard % 64));
+        self.is_empty()
+    }
+
+    /// Whether no shard is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// The shards, ascending.
+    pub fn iter(self) -> impl Iterator<Item = u16> {
+        self.0.into_iter().zip(0u16..).flat_map(|(mut word, place)| {
+            std::iter::from_fn(move || {
+                if word == 0 {
+                    return None;
+                }
+                let bit = word.trailing_zeros() as u16;
+                word &= word - 1;
+                Some(place * 64 + bit)
+            })
+        })
+    }
+}
+
+/// The table and the mailboxes of all shards.
+pub struct Switchboard {
+    stripes: Box<[RwLock<HashMap<Channel, ShardSet>>]>,
+    hasher: RandomState,
+    mailboxes: Box<[Mailbox]>,
+}
+
+impl Switchboard {
+    /// A switchboard in front of these mailboxes, number by shard.
+    ///
+    /// # Panics
+    /// With more than [`SHARDS_MAX`] mailboxes: the configuration refuses that earlier.
+    #[must_use]
+    pub fn new(mailboxes: Vec<Mailbox>) -> Self {
+        assert!(mailboxes.len() <= SHARDS_MAX, "at most {SHARDS_MAX} shards");
+        Self {
+            stripes: (0..STRIPES).map(|_| RwLock::default()).collect(),
+            hasher: RandomState::new(),
+            mailboxes: mailboxes.into(),
+        }
+    }
+
+    /// All mailboxes, by shard.
+    #[must_use]
+    pub fn mailboxes(&self) -> &[Mailbox] {
+        &self.mailboxes
+    }
+
+    fn stripe(&self, channel: &Channel) -> &RwLock<HashMap<Channel, ShardSet>> {
+        &self.stripes[self.hasher.hash_one(channel) as usize % STRIPES]
+    }
+
+    /// A shard has its first subscriber. Returns whether it is the node's first.
+    pub fn join(&self, shard: u16, channel: &Channel) -> bool {
+        let mut stripe = self.stripe(channel).write().unwrap_or_else(PoisonError::into_inner);
+        stripe.entry(channel.clone()).or_default().insert(shard)
+    }
+
+    /// A shard's last subscriber left. Returns whether it was the node's last.
+    pub fn leave(&self, shard: u16, channel: &Channel) -> bool {
+        let mut stripe = self.stripe(channel).write().unwrap_or_else(PoisonError::into_inner);
+        let Some(shards) = stripe.get_mut(channel) else { return false };
+        let last = shards.remove(shard);
+        if last {
+            stripe.remove(channel);
+            // A storm of departures gives its memory back.
+            if stripe.capacity() > 1024 && stripe.len() < stripe.capacity() / 8 {
+                stripe.shrink_to_fit();
+            }
+        }
+        last
+    }
+
+    /// The shards that care about a channel.
+    #[must_use]
+    pub fn shards(&self, channel: &Channel) -> ShardSet {
+        let stripe = self.stripe(channel).read().unwrap_or_else(PoisonError::into_inner);
+        stripe.get(channel).copied().unwrap_or_default()
+    }
+
+    /// Channels with a subscriber on this node.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.stripes.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    /// Puts a message into the mailbox of every shard that has a subscriber, or of none. `from` is the shard that
+    /// calls, if one does: it looks into its own mailbox before it sleeps and needs no wake.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] when one of them has no room; nothing was sent then.
+    pub fn publish(
+        &self,
+        from: Option<u16>,
+        channel: &Channel,
+        message: &Message,
+        exclude: Option<Address>,
+        receipt: Option<&Receipt>,
+    ) -> Result<(), MailboxFull> {
+        let shards = self.shards(channel);
+        if shards.is_empty() {
+            return Ok(());
+        }
+        let bytes = message.payload().len();
+        let mut places = Vec::with_capacity(8);
+        for shard in shards.iter() {
+            places.push((shard, self.mailboxes[usize::from(shard)].reserve(bytes)?));
+        }
+        for (shard, place) in places {
+            let command = Command::Publish(Publish {
+                channel: channel.clone(),
+                message: message.clone(),
+                exclude: exclude.filter(|address| address.shard == shard),
+                receipt: receipt.cloned(),
+            });
+            if from == Some(shard) { place.send_quietly(command) } else { place.send(command) }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::mailbox::{Inbox, Wake, mailbox};
+    use crate::message::Kind;
+
+    struct Deaf;
+    impl Wake for Deaf {
+        fn wake(&self) {}
+    }
+
+    fn board(shards: usize, commands: usize) -> (Switchboard, Vec<Inbox>) {
+        let (mailboxes, inboxes) = (0..shards).map(|_| mailbox(commands, 1 << 20, Arc::new(Deaf))).unzip();
+        (Switchboard::new(mailboxes), inboxes)
+    }
+
+    fn message() -> Message {
+        Message::copy_from(Kind::Text, b"x")
+    }
+
+    #[test]
+    fn a_set_of_shards_knows_its_first_and_last() {
+        let mut set = ShardSet::default();
+        assert!(set.insert(127));
+        assert!(!set.insert(0));
+        assert!(!set.insert(64));
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 64, 127]);
+        assert!(!set.remove(0));
+        assert!(!set.remove(127));
+        assert!(set.remove(64));
+    }
+
+    #[test]
+    fn only_shards_with_a_subscriber_hear_a_publish() {
+        let (board, mut inboxes) = board(3, 4);
+        let channel = Channel::parse("room.1").unwrap();
+        assert!(board.join(1, &channel));
+        board.publish(None, &channel, &message(), None, None).unwrap();
+        assert_eq!(inboxes.iter_mut().map(|i| i.take().is_some()).collect::<Vec<_>>(), [false, true, false]);
+        assert!(board.leave(1, &channel));
+        assert_eq!(board.channels(), 0);
+        board.publish(None, &channel, &message(), None, None).unwrap();
+        assert!(inboxes[1].take().is_none());
+    }
+
+    #[test]
+    fn a_publish_reaches_all_mailboxes_or_none() {
+        let (board, mut inboxes) = board(2, 1);
+        let (both, one) = (Channel::parse("both").unwrap(), Channel::parse("one").unwrap());
+        board.join(0, &both);
+        board.join(1, &both);
+        board.join(1, &one);
+        board.publish(None, &one, &message(), None, None).unwrap();
+        assert_eq!(board.publish(None, &both, &message(), None, None), Err(MailboxFull));
+        assert!(inboxes[0].is_empty(), "the place taken in the first mailbox was given back");
+        inboxes[1].take().unwrap();
+        board.publish(None, &both, &message(), None, None).unwrap();
+        assert!(inboxes.iter_mut().all(|inbox| inbox.take().is_some()));
+    }
+}
