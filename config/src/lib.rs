@@ -1,1 +1,87 @@
-//! placeholder
+//! Settings of the gateway: TOML, then the environment, over built-in defaults, read once into types that cannot
+//! hold a wrong value. Owns every key; refuses to run anything, to open files and to stop at the first mistake.
+//! Called by the program at start and by `check`; [`units`] also serves other programs.
+//!
+//! The reference with every key, unit, default and reason is `gateway.toml`, here as [`reference()`].
+
+#![forbid(unsafe_code)]
+
+mod checks;
+mod forms;
+mod mistake;
+mod names;
+mod reader;
+mod routes;
+mod schema;
+mod sections;
+mod suggestion;
+mod template;
+#[cfg(test)]
+mod tests_reference;
+pub mod units;
+
+use toml::de::DeTable;
+
+pub use forms::AutoOr;
+pub use mistake::{Mistake, Source};
+pub use names::{
+    LogFilter, NODE_NAME_BYTES_MAX, NodeName, ORIGIN_BYTES_MAX, Origin, Origins, ROUTE_NAME_BYTES_MAX,
+    RouteName, SUBPROTOCOL_BYTES_MAX, Subprotocol,
+};
+pub use routes::{Inbound, ROUTE_LIST_MAX, ROUTES_MAX, Route};
+pub use sections::{
+    Admin, Api, Backlog, Drain, Health, Heartbeat, Http, Limits, Listen, Log, LogFormat, Mailbox, Node,
+    Settings, Shards, Timeouts, WebSocket,
+};
+pub use template::{
+    CHANNEL_TOKENS_MAX, ChannelTemplate, PATH_SEGMENTS_MAX, Part, PathPattern, Segment, TOKEN_BYTES_MAX,
+    VARIABLE_BYTES_MAX,
+};
+
+use reader::Reader;
+use suggestion::VARIABLE_PREFIX;
+
+/// Longest configuration text, in bytes. Far beyond any real one; it bounds what a wrong path can cost.
+pub const TEXT_BYTES_MAX: usize = 1 << 20;
+
+/// Reads settings: `text` (empty for the defaults alone), overridden by the variables of `env` whose names begin
+/// with `GATEWAY__`, such as `GATEWAY__LIMITS__CONNECTIONS`. Other variables are ignored.
+///
+/// # Errors
+/// Every mistake there is: those of the text in its order, then those of the environment.
+pub fn load(text: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Settings, Vec<Mistake>> {
+    if text.len() > TEXT_BYTES_MAX {
+        let found = format!("{} bytes", text.len());
+        let expected = format!("a configuration of at most {TEXT_BYTES_MAX} bytes");
+        return Err(vec![Mistake { key: String::new(), line: None, source: Source::File, found, expected }]);
+    }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader::new(text, document.get_ref());
+    for error in errors {
+        reader.broken(error.message(), error.span());
+    }
+    for (variable, value) in env.into_iter().filter(|(variable, _)| variable.starts_with(VARIABLE_PREFIX)) {
+        match suggestion::key_of(&variable) {
+            Some(key) => reader.overrule(key, variable, value),
+            None => {
+                let key = variable[VARIABLE_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+                let expected = suggestion::for_variable(&variable);
+                reader.unknown_variable(variable, key, expected);
+            }
+        }
+    }
+    reader.unknown_sections();
+    let settings = Settings::read(&mut reader);
+    // Of a text with holes, only what is there can be judged.
+    if reader.is_whole() {
+        checks::check(&settings, &mut reader);
+    }
+    let mistakes = reader.finish();
+    if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
+}
+
+/// The documented reference: every key with its unit, default, range and reason. Loads as [`Settings::default`].
+#[must_use]
+pub fn reference() -> &'static str {
+    include_str!("../gateway.toml")
+}

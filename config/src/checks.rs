@@ -1,0 +1,128 @@
+//! Owns what must hold between keys, each rule once. Refuses single values: those are their form's business.
+//! Called by `load` after everything was read.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::forms::{AutoOr, quoted};
+use crate::reader::Reader;
+use crate::routes::Inbound;
+use crate::sections::Settings;
+
+/// Notes every contradiction between keys.
+pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
+    connections_reach_every_shard(settings, reader);
+    one_backlog_fits_the_node(settings, reader);
+    a_message_fits_the_backlog(settings, reader);
+    a_route_stays_within_its_subscriptions(settings, reader);
+    what_commands_is_guarded(settings, reader);
+    listeners_do_not_collide(settings, reader);
+}
+
+fn connections_reach_every_shard(settings: &Settings, reader: &mut Reader<'_>) {
+    if let (AutoOr::Set(connections), AutoOr::Set(shards)) =
+        (settings.limits.connections, settings.shards.count)
+        && connections < shards
+    {
+        reader.contradiction(
+            &["limits.connections", "shards.count"],
+            "limits.connections",
+            connections.to_string(),
+            format!("at least one for each shard: shards.count is {shards}"),
+        );
+    }
+}
+
+fn one_backlog_fits_the_node(settings: &Settings, reader: &mut Reader<'_>) {
+    let (one, all) = (settings.backlog.bytes, settings.backlog.node_bytes);
+    if one > all {
+        reader.contradiction(
+            &["backlog.bytes", "backlog.node_bytes"],
+            "backlog.bytes",
+            quoted(&one.to_string()),
+            format!("at most backlog.node_bytes, which is \"{all}\""),
+        );
+    }
+}
+
+/// Else the first long message would end every client whose socket does not take it at one go.
+fn a_message_fits_the_backlog(settings: &Settings, reader: &mut Reader<'_>) {
+    let bound = settings.backlog.bytes;
+    for (position, route) in settings.routes.iter().enumerate() {
+        let answers = matches!(route.inbound, Inbound::Echo | Inbound::Publish(_));
+        if answers && route.message_bytes > bound {
+            let key = format!("route[{position}].message_bytes");
+            reader.contradiction(
+                &[&key, "websocket.message_bytes", "backlog.bytes"],
+                &key,
+                quoted(&route.message_bytes.to_string()),
+                format!("at most backlog.bytes, which is \"{bound}\", since the message is sent on"),
+            );
+        }
+    }
+}
+
+fn a_route_stays_within_its_subscriptions(settings: &Settings, reader: &mut Reader<'_>) {
+    let bound = settings.limits.subscriptions_per_connection.get() as usize;
+    for (position, route) in settings.routes.iter().enumerate() {
+        if route.subscribe.len() > bound {
+            let key = format!("route[{position}].subscribe");
+            reader.contradiction(
+                &[&key, "limits.subscriptions_per_connection"],
+                &key,
+                format!("{} channels", route.subscribe.len()),
+                format!("at most limits.subscriptions_per_connection, which is {bound}"),
+            );
+        }
+    }
+}
+
+/// Whoever reaches these roles can speak for the app and end connections, so off loopback they ask for a token.
+fn what_commands_is_guarded(settings: &Settings, reader: &mut Reader<'_>) {
+    let api = (settings.api_address(), settings.api.tokens_file.is_some(), "api.address", "api.tokens_file");
+    let admin =
+        (settings.admin_address(), settings.admin.token_file.is_some(), "admin.address", "admin.token_file");
+    for (address, guarded, own, file) in [api, admin] {
+        if !guarded && !address.ip().to_canonical().is_loopback() {
+            reader.contradiction(
+                &[own, "http.address", file],
+                file,
+                "nothing".to_owned(),
+                format!(
+                    "the path of a file, such as \"/etc/gateway/tokens\", because {address} is not loopback"
+                ),
+            );
+        }
+    }
+}
+
+/// Roles may share one address exactly; anything else on the same port would fail when it is bound.
+fn listeners_do_not_collide(settings: &Settings, reader: &mut Reader<'_>) {
+    let clients = ("listen.address", settings.listen.address);
+    let roles = [
+        ("http.address", Some(settings.http.address)),
+        ("health.address", settings.health.address),
+        ("api.address", settings.api.address),
+        ("admin.address", settings.admin.address),
+    ];
+    let roles: Vec<_> = roles.into_iter().filter_map(|(key, address)| Some((key, address?))).collect();
+    for (position, (key, address)) in roles.iter().enumerate() {
+        let earlier =
+            roles[..position].iter().find(|(_, other)| other != address && overlap(*other, *address));
+        let taken = Some(&clients).filter(|(_, other)| overlap(*other, *address)).or(earlier);
+        if let Some((other_key, other)) = taken {
+            reader.contradiction(
+                &[key, other_key],
+                key,
+                quoted(&address.to_string()),
+                format!("another port than {other_key}, which is \"{other}\""),
+            );
+        }
+    }
+}
+
+/// Whether the kernel would refuse to bind both. Port 0 never collides.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, narrow: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4());
+    let (a, b) = (one.ip(), other.ip());
+    one.port() != 0 && one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
+}

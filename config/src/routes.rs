@@ -1,0 +1,308 @@
+//! Owns the routes of the configuration: path, channels, what happens to what clients send, and their own bounds.
+//! Refuses two routes that answer to the same paths. Read by the program, which makes rules for the shards of them.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use toml::de::DeValue;
+
+use crate::forms::{Flag, Form, Pattern, Word, quoted};
+use crate::names::{Origin, Origins, RouteName, Subprotocol};
+use crate::reader::{Field, Reader, Spot};
+use crate::schema::write_key;
+use crate::sections::{FRAGMENTS, PAYLOAD, WebSocket};
+use crate::template::{ChannelTemplate, Part, PathPattern, Segment};
+use crate::units::Bytes;
+
+/// Most routes. A connection remembers its route in two bytes, and each route is a metric label.
+pub const ROUTES_MAX: usize = 1024;
+/// Most origins, subprotocols or channels in one route's list.
+pub const ROUTE_LIST_MAX: usize = 256;
+
+/// A path pattern and what happens behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Different for every route.
+    pub name: RouteName,
+    /// The paths that lead here; no other route has the same.
+    pub path: PathPattern,
+    /// Channels a connection is in from the start.
+    pub subscribe: Vec<ChannelTemplate>,
+    /// What happens to what a client sends.
+    pub inbound: Inbound,
+    /// Whether a publisher that is in the channel does not hear itself.
+    pub exclude_self: bool,
+    /// Which web pages may connect.
+    pub origins: Origins,
+    /// Subprotocols on offer, the preferred first. Empty: none is ever chosen.
+    pub subprotocols: Vec<Subprotocol>,
+    /// Longest message from a client; where the route is silent, that of `[websocket]`.
+    pub message_bytes: Bytes,
+    /// Longest payload of one data frame from a client; where the route is silent, that of `[websocket]`.
+    pub frame_bytes: Bytes,
+    /// Most data frames in one message from a client; where the route is silent, that of `[websocket]`.
+    pub fragments: NonZeroU32,
+}
+
+/// What happens to what a client sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// It is sent back to the client.
+    Echo,
+    /// It is read, checked and forgotten.
+    Ignore,
+    /// It is published to this channel.
+    Publish(ChannelTemplate),
+}
+
+pub(crate) const KEYS: &[&str] = &[
+    "name",
+    "path",
+    "subscribe",
+    "inbound",
+    "exclude_self",
+    "origins",
+    "subprotocols",
+    "message_bytes",
+    "frame_bytes",
+    "fragments",
+];
+
+const INBOUND: &str = "\"echo\", \"ignore\" or { publish = \"room.{room}\" }";
+
+const NAME: Word<RouteName> =
+    Word { expected: "a name of [a-z0-9_-]{1,63}, such as \"rooms\"", parse: RouteName::parse };
+
+const PATH: Pattern<PathPattern> = Pattern {
+    expected: "a path of literal segments and {variables}, such as \"/rooms/{room}\"",
+    parse: PathPattern::parse,
+};
+
+const ORIGIN: Word<Origin> =
+    Word { expected: "\"*\" alone or origins such as \"https://example.org\"", parse: Origin::parse };
+
+const SUBPROTOCOL: Word<Subprotocol> = Word {
+    expected: "a token of at most 64 letters, digits and !#$%&'*+-.^_`|~, such as \"v1.chat\"",
+    parse: Subprotocol::parse,
+};
+
+/// A template whose variables are those of a path. Without a path, which then is a mistake already, any will do.
+struct Template<'p> {
+    path: Option<&'p PathPattern>,
+}
+
+impl Form<ChannelTemplate> for Template<'_> {
+    fn expected(&self) -> String {
+        ChannelTemplate::EXPECTED.to_owned()
+    }
+
+    fn read(&self, value: &DeValue<'_>) -> Result<ChannelTemplate, String> {
+        let text = value.as_str().ok_or_else(|| self.expected())?;
+        let template = ChannelTemplate::parse(text)?;
+        match self.path.and_then(|path| template.stranger(path).zip(Some(path))) {
+            Some((name, path)) => Err(format!("only variables of the path {path}, which has no {{{name}}}")),
+            None => Ok(template),
+        }
+    }
+
+    fn write(&self, value: &ChannelTemplate) -> Option<String> {
+        Some(quoted(&value.to_string()))
+    }
+}
+
+/// The routes of the text, or the built-in ones where it has none.
+pub(crate) fn read(reader: &mut Reader<'_>, websocket: &WebSocket) -> Vec<Route> {
+    let Some(value) = reader.root_value("route") else { return built_in(websocket) };
+    let tables = match value.get_ref().as_array() {
+        Some(tables) if (1..=ROUTES_MAX).contains(&tables.len()) => tables,
+        _ => {
+            let expected = format!("1 to {ROUTES_MAX} tables, each written [[route]] in double brackets");
+            reader.refuse::<()>("route", value, expected);
+            return Vec::new();
+        }
+    };
+    let mut routes = Vec::with_capacity(tables.len());
+    // Noted apart from the routes: one that is otherwise refused must still not hide that its name is taken.
+    let mut taken = BTreeMap::new();
+    for (position, value) in tables.iter().enumerate() {
+        let prefix = format!("route[{position}]");
+        match reader.table(prefix.clone(), value, KEYS) {
+            Some(spot) => routes.extend(read_route(reader, &spot, websocket, &mut taken)),
+            None => {
+                reader.refuse::<()>(&prefix, value, "a table, written [[route]]".to_owned());
+            }
+        }
+    }
+    routes
+}
+
+fn read_route<'t>(
+    reader: &mut Reader<'t>,
+    spot: &Spot<'t>,
+    websocket: &WebSocket,
+    taken: &mut BTreeMap<String, String>,
+) -> Option<Route> {
+    let name = reader.required(spot, "name", &NAME);
+    let path = reader.required(spot, "path", &PATH);
+    if let Some(name) = &name {
+        unshared(reader, spot, "name", name.to_string(), taken);
+    }
+    if let Some(path) = &path {
+        // The shape of a path begins with a slash, or is empty: no route is called so.
+        unshared(reader, spot, "path", path.shape(), taken);
+    }
+    let template = Template { path: path.as_ref() };
+    let subscribe = reader.list(spot, "subscribe", &template, ROUTE_LIST_MAX).or(Vec::new());
+    let inbound = read_inbound(reader, spot, &template);
+    let exclude_self = reader.field(spot, "exclude_self", &Flag).or(false);
+    let origins = read_origins(reader, spot);
+    let subprotocols = reader.list(spot, "subprotocols", &SUBPROTOCOL, ROUTE_LIST_MAX).or(Vec::new());
+    let message_bytes = reader.field(spot, "message_bytes", &PAYLOAD).or(websocket.message_bytes);
+    let frame_bytes = reader.field(spot, "frame_bytes", &PAYLOAD).or(websocket.frame_bytes);
+    let fragments = reader.field(spot, "fragments", &FRAGMENTS).or(websocket.fragments);
+    let inbound = inbound?;
+    Some(Route {
+        name: name?,
+        path: path?,
+        subscribe,
+        inbound,
+        exclude_self,
+        origins,
+        subprotocols,
+        message_bytes,
+        frame_bytes,
+        fragments,
+    })
+}
+
+/// Notes a name or a shape of path that an earlier route has.
+fn unshared<'t>(
+    reader: &mut Reader<'t>,
+    spot: &Spot<'t>,
+    key: &str,
+    identity: String,
+    taken: &mut BTreeMap<String, String>,
+) {
+    let here = spot.path(key);
+    let Some(earlier) = taken.get(&identity) else {
+        taken.insert(identity, here);
+        return;
+    };
+    let line = reader.line_of(earlier).unwrap_or_default();
+    let expected = match key {
+        "name" => format!("a name of its own: {earlier} on line {line} is the same"),
+        _ => format!("paths of its own: {earlier} on line {line} matches the same"),
+    };
+    if let Some(value) = reader.value(spot, key) {
+        reader.refuse::<()>(&here, value, expected);
+    }
+}
+
+fn read_inbound<'t>(reader: &mut Reader<'t>, spot: &Spot<'t>, template: &Template<'_>) -> Option<Inbound> {
+    let Some(value) = reader.value(spot, "inbound") else {
+        reader.missing(spot, "inbound", INBOUND.to_owned());
+        return None;
+    };
+    let path = spot.path("inbound");
+    match value.get_ref().as_str() {
+        Some("echo") => return Some(Inbound::Echo),
+        Some("ignore") => return Some(Inbound::Ignore),
+        _ => {}
+    }
+    match reader.table(path.clone(), value, &["publish"]) {
+        Some(table) => reader.required(&table, "publish", template).map(Inbound::Publish),
+        None => {
+            reader.refuse::<()>(&path, value, INBOUND.to_owned());
+            None
+        }
+    }
+}
+
+fn read_origins<'t>(reader: &mut Reader<'t>, spot: &Spot<'t>) -> Origins {
+    let list = reader.value(spot, "origins").and_then(|value| value.get_ref().as_array());
+    if list.is_some_and(|list| list.len() == 1 && list[0].get_ref().as_str() == Some("*")) {
+        return Origins::Any;
+    }
+    match reader.list(spot, "origins", &ORIGIN, ROUTE_LIST_MAX) {
+        Field::Read(origins) => Origins::Only(origins),
+        Field::Absent | Field::Refused => Origins::Any,
+    }
+}
+
+/// What a gateway without a file offers: rooms to talk in, and an echo to try a client with.
+fn built_in(websocket: &WebSocket) -> Vec<Route> {
+    let literal = |text: &str| Segment::Literal(text.to_owned());
+    let room = || ChannelTemplate {
+        parts: vec![Part::Literal("room".to_owned()), Part::Variable("room".to_owned())],
+    };
+    let route = |name, segments, subscribe, inbound| Route {
+        name: RouteName::built_in(name),
+        path: PathPattern { segments },
+        subscribe,
+        inbound,
+        exclude_self: false,
+        origins: Origins::Any,
+        subprotocols: Vec::new(),
+        message_bytes: websocket.message_bytes,
+        frame_bytes: websocket.frame_bytes,
+        fragments: websocket.fragments,
+    };
+    let rooms = vec![literal("rooms"), Segment::Variable("room".to_owned())];
+    vec![
+        route("rooms", rooms, vec![room()], Inbound::Publish(room())),
+        route("echo", vec![literal("echo")], Vec::new(), Inbound::Echo),
+    ]
+}
+
+/// Appends one route as TOML. What it inherits stays inherited: a reader of the result may change `[websocket]`.
+pub(crate) fn write(route: &Route, websocket: &WebSocket, out: &mut String) {
+    let template = Template { path: Some(&route.path) };
+    let inbound = match &route.inbound {
+        Inbound::Echo => quoted("echo"),
+        Inbound::Ignore => quoted("ignore"),
+        Inbound::Publish(channel) => format!("{{ publish = {} }}", quoted(&channel.to_string())),
+    };
+    let origins = match &route.origins {
+        Origins::Any => "[\"*\"]".to_owned(),
+        Origins::Only(origins) => write_list(origins, &ORIGIN),
+    };
+    out.push_str("\n[[route]]\n");
+    write_key(out, "name", NAME.write(&route.name));
+    write_key(out, "path", PATH.write(&route.path));
+    write_key(out, "subscribe", Some(write_list(&route.subscribe, &template)));
+    write_key(out, "inbound", Some(inbound));
+    write_key(out, "exclude_self", Flag.write(&route.exclude_self));
+    write_key(out, "origins", Some(origins));
+    write_key(out, "subprotocols", Some(write_list(&route.subprotocols, &SUBPROTOCOL)));
+    let own = |differs: bool, value: Option<String>| value.filter(|_| differs);
+    let (message, frame) = (&route.message_bytes, &route.frame_bytes);
+    write_key(out, "message_bytes", own(*message != websocket.message_bytes, PAYLOAD.write(message)));
+    write_key(out, "frame_bytes", own(*frame != websocket.frame_bytes, PAYLOAD.write(frame)));
+    write_key(
+        out,
+        "fragments",
+        own(route.fragments != websocket.fragments, FRAGMENTS.write(&route.fragments)),
+    );
+}
+
+fn write_list<T>(values: &[T], form: &impl Form<T>) -> String {
+    let values: Vec<String> = values.iter().filter_map(|value| form.write(value)).collect();
+    format!("[{}]", values.join(", "))
+}
+
+/// What each key expects.
+#[cfg(test)]
+pub(crate) fn expectations() -> Vec<(&'static str, String)> {
+    vec![
+        ("name", NAME.expected()),
+        ("path", PATH.expected()),
+        ("subscribe", ChannelTemplate::EXPECTED.to_owned()),
+        ("inbound", INBOUND.to_owned()),
+        ("exclude_self", Flag.expected()),
+        ("origins", ORIGIN.expected()),
+        ("subprotocols", SUBPROTOCOL.expected()),
+        ("message_bytes", PAYLOAD.expected()),
+        ("frame_bytes", PAYLOAD.expected()),
+        ("fragments", FRAGMENTS.expected()),
+    ]
+}

@@ -1,0 +1,72 @@
+//! Owns the answer to an unknown key: what is known there, and which of it was probably meant.
+//! Refuses to correct anything. Called by `reader` and by `load`.
+
+use crate::mistake::nearest;
+use crate::sections::SECTIONS;
+
+/// What the environment variables of this program begin with.
+pub(crate) const VARIABLE_PREFIX: &str = "GATEWAY__";
+
+/// Whether the root may have this key.
+pub(crate) fn is_section(name: &str) -> bool {
+    name == "route" || SECTIONS.iter().any(|(section, _)| *section == name)
+}
+
+/// For a key of the root.
+pub(crate) fn for_section(name: &str) -> String {
+    let names = || SECTIONS.iter().map(|(section, _)| *section);
+    let mut known: Vec<String> = names().map(|section| format!("[{section}]")).collect();
+    known.push("[[route]]".to_owned());
+    let meant = match nearest(name, names().chain(["route"])) {
+        Some("route") => Some("[[route]]".to_owned()),
+        Some(section) => Some(format!("[{section}]")),
+        None => elsewhere(name),
+    };
+    sentence(&known.join(", "), meant)
+}
+
+/// For a key of a table that knows `keys`.
+pub(crate) fn for_key(name: &str, keys: &[&str]) -> String {
+    let meant = nearest(name, keys.iter().copied()).map(str::to_owned).or_else(|| elsewhere(name));
+    sentence(&keys.join(", "), meant)
+}
+
+/// For a variable of the environment.
+pub(crate) fn for_variable(variable: &str) -> String {
+    let known: Vec<String> = keys().map(|(section, key)| variable_name(section, key)).collect();
+    let meant = nearest(variable, known.iter().map(String::as_str)).map(str::to_owned);
+    let form =
+        format!("{VARIABLE_PREFIX}SECTION__KEY in capitals, such as {VARIABLE_PREFIX}LIMITS__CONNECTIONS");
+    match meant {
+        Some(meant) => format!("{form}; did you mean {meant}?"),
+        None => format!("{form}; routes come from the file alone"),
+    }
+}
+
+/// The key that a variable overrides.
+pub(crate) fn key_of(variable: &str) -> Option<String> {
+    let (section, key) = keys().find(|(section, key)| variable_name(section, key) == variable)?;
+    Some(format!("{section}.{key}"))
+}
+
+fn variable_name(section: &str, key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}__{}", section.to_ascii_uppercase(), key.to_ascii_uppercase())
+}
+
+/// Every key that is not a route's, with its section.
+fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SECTIONS.iter().flat_map(|(section, keys)| keys.iter().map(move |key| (*section, *key)))
+}
+
+/// A right key in the wrong table.
+fn elsewhere(name: &str) -> Option<String> {
+    let (section, key) = keys().find(|(_, key)| *key == name)?;
+    Some(format!("{section}.{key}"))
+}
+
+fn sentence(known: &str, meant: Option<String>) -> String {
+    match meant {
+        Some(meant) => format!("one of {known}; did you mean {meant}?"),
+        None => format!("one of {known}"),
+    }
+}
