@@ -108,7 +108,7 @@ pub(crate) struct Size {
 
 impl Form<Bytes> for Size {
     fn expected(&self) -> String {
-        format!("a size from \"{}\" to \"{}\", such as \"64KiB\"", self.min, self.max)
+        format!("a size in bytes, KiB, MiB or GiB from \"{}\" to \"{}\"", self.min, self.max)
     }
 
     fn read(&self, value: &DeValue<'_>) -> Result<Bytes, String> {
@@ -133,7 +133,7 @@ pub(crate) struct Time {
 impl Form<Duration> for Time {
     fn expected(&self) -> String {
         let (min, max) = (print_duration(self.min), print_duration(self.max));
-        format!("a duration from \"{min}\" to \"{max}\", such as \"25s\"")
+        format!("a duration in ms, s, m or h from \"{min}\" to \"{max}\"")
     }
 
     fn read(&self, value: &DeValue<'_>) -> Result<Duration, String> {

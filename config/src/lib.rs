@@ -45,7 +45,18 @@ use suggestion::VARIABLE_PREFIX;
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// Reads settings: `text` (empty for the defaults alone), overridden by the variables of `env` whose names begin
-/// with `GATEWAY__`, such as `GATEWAY__LIMITS__CONNECTIONS`. Other variables are ignored.
+/// with `GATEWAY__`, such as `GATEWAY__LIMITS__CONNECTIONS`. Other variables are ignored. (`std::env::vars` panics on
+/// one that is not Unicode: take `vars_os` and pass on what converts.)
+///
+/// ```
+/// let variables = [("GATEWAY__TIMEOUTS__CLOSE".to_owned(), "3s".to_owned())];
+/// let settings = config::load("[limits]\nchannels = 500", variables).unwrap();
+/// assert_eq!(settings.limits.channels.get(), 500);
+/// assert_eq!(settings.timeouts.close.as_secs(), 3);
+///
+/// let mistakes = config::load("[limits]\nchanels = 500", []).unwrap_err();
+/// assert_eq!((mistakes[0].line, mistakes[0].key.as_str()), (Some(2), "limits.chanels"));
+/// ```
 ///
 /// # Errors
 /// Every mistake there is: those of the text in its order, then those of the environment.

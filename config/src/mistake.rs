@@ -49,6 +49,7 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
     // Two slips in a word of six are still that word; two in a word of three make another one.
     let slips_max = (word.len() / 3).clamp(1, 4);
     candidates
+        .filter(|known| known.len().abs_diff(word.len()) <= slips_max)
         .map(|known| (slips(word, known), known))
         .filter(|(count, _)| *count <= slips_max)
         .min()

@@ -69,6 +69,8 @@ pub(crate) struct Reader<'t> {
     /// Key to variable and value; what has been read is taken out.
     environment: BTreeMap<String, (String, String)>,
     places: BTreeMap<String, Place>,
+    /// Whether all of the text was TOML.
+    whole: bool,
     /// Lines that are not TOML: what the parser made of them deserves no second mistake.
     broken_lines: BTreeSet<u32>,
     mistakes: Vec<Mistake>,
@@ -83,6 +85,7 @@ impl<'t> Reader<'t> {
             line_starts: vec![0],
             environment: BTreeMap::new(),
             places: BTreeMap::new(),
+            whole: true,
             broken_lines: BTreeSet::new(),
             mistakes: Vec::new(),
         }
@@ -103,9 +106,10 @@ impl<'t> Reader<'t> {
     /// Notes a place that is not TOML.
     pub(crate) fn broken(&mut self, message: &str, span: Option<Range<usize>>) {
         let line = span.map(|span| self.line(&span));
+        self.whole = false;
         self.broken_lines.extend(line);
-        let found = message.to_owned();
-        let expected = "TOML, such as key = \"value\"".to_owned();
+        let found = format!("text that is not TOML ({})", shortened(message));
+        let expected = "lines such as [limits] and head_bytes = \"8KiB\"".to_owned();
         self.mistakes.push(Mistake { key: String::new(), line, source: Source::File, found, expected });
     }
 
@@ -190,9 +194,11 @@ impl<'t> Reader<'t> {
         field.read()
     }
 
-    /// Notes that a key is missing.
+    /// Notes that a key is missing. In a text with holes it may be what fell into one.
     pub(crate) fn missing(&mut self, spot: &Spot<'t>, key: &str, expected: String) {
-        self.mistake(&spot.path(key), spot.line, "nothing".to_owned(), expected);
+        if self.whole {
+            self.mistake(&spot.path(key), spot.line, "nothing".to_owned(), expected);
+        }
     }
 
     /// Reads a list of at most `max` different values.
@@ -313,7 +319,7 @@ impl<'t> Reader<'t> {
 
     /// Whether the whole text was TOML.
     pub(crate) fn is_whole(&self) -> bool {
-        self.broken_lines.is_empty()
+        self.whole
     }
 
     /// The line of a key that was read.

@@ -127,21 +127,24 @@ pub(crate) fn read(reader: &mut Reader<'_>, websocket: &WebSocket) -> Vec<Route>
     for (position, value) in tables.iter().enumerate() {
         let prefix = format!("route[{position}]");
         match reader.table(prefix.clone(), value, KEYS) {
-            Some(spot) => routes.extend(read_route(reader, &spot, websocket, &mut taken)),
+            Some(spot) => routes.push(read_route(reader, &spot, websocket, &mut taken)),
             None => {
                 reader.refuse::<()>(&prefix, value, "a table, written [[route]]".to_owned());
+                routes.push(bare(websocket));
             }
         }
     }
     routes
 }
 
+/// Reads one route. Like a section's key, what is missing or refused takes a harmless value: the mistake is noted, so
+/// nobody sees these settings, and the checks between keys still find each route at its position.
 fn read_route<'t>(
     reader: &mut Reader<'t>,
     spot: &Spot<'t>,
     websocket: &WebSocket,
     taken: &mut BTreeMap<String, String>,
-) -> Option<Route> {
+) -> Route {
     let name = reader.required(spot, "name", &NAME);
     let path = reader.required(spot, "path", &PATH);
     if let Some(name) = &name {
@@ -152,27 +155,35 @@ fn read_route<'t>(
         unshared(reader, spot, "path", path.shape(), taken);
     }
     let template = Template { path: path.as_ref() };
-    let subscribe = reader.list(spot, "subscribe", &template, ROUTE_LIST_MAX).or(Vec::new());
-    let inbound = read_inbound(reader, spot, &template);
-    let exclude_self = reader.field(spot, "exclude_self", &Flag).or(false);
-    let origins = read_origins(reader, spot);
-    let subprotocols = reader.list(spot, "subprotocols", &SUBPROTOCOL, ROUTE_LIST_MAX).or(Vec::new());
-    let message_bytes = reader.field(spot, "message_bytes", &PAYLOAD).or(websocket.message_bytes);
-    let frame_bytes = reader.field(spot, "frame_bytes", &PAYLOAD).or(websocket.frame_bytes);
-    let fragments = reader.field(spot, "fragments", &FRAGMENTS).or(websocket.fragments);
-    let inbound = inbound?;
-    Some(Route {
-        name: name?,
-        path: path?,
-        subscribe,
-        inbound,
-        exclude_self,
-        origins,
-        subprotocols,
-        message_bytes,
-        frame_bytes,
-        fragments,
-    })
+    let bare = bare(websocket);
+    Route {
+        subscribe: reader.list(spot, "subscribe", &template, ROUTE_LIST_MAX).or(bare.subscribe),
+        inbound: read_inbound(reader, spot, &template).unwrap_or(bare.inbound),
+        exclude_self: reader.field(spot, "exclude_self", &Flag).or(bare.exclude_self),
+        origins: read_origins(reader, spot),
+        subprotocols: reader.list(spot, "subprotocols", &SUBPROTOCOL, ROUTE_LIST_MAX).or(bare.subprotocols),
+        message_bytes: reader.field(spot, "message_bytes", &PAYLOAD).or(bare.message_bytes),
+        frame_bytes: reader.field(spot, "frame_bytes", &PAYLOAD).or(bare.frame_bytes),
+        fragments: reader.field(spot, "fragments", &FRAGMENTS).or(bare.fragments),
+        name: name.unwrap_or(bare.name),
+        path: path.unwrap_or(bare.path),
+    }
+}
+
+/// A route of which nothing is said.
+fn bare(websocket: &WebSocket) -> Route {
+    Route {
+        name: RouteName::built_in("route"),
+        path: PathPattern { segments: Vec::new() },
+        subscribe: Vec::new(),
+        inbound: Inbound::Ignore,
+        exclude_self: false,
+        origins: Origins::Any,
+        subprotocols: Vec::new(),
+        message_bytes: websocket.message_bytes,
+        frame_bytes: websocket.frame_bytes,
+        fragments: websocket.fragments,
+    }
 }
 
 /// Notes a name or a shape of path that an earlier route has.
@@ -240,12 +251,7 @@ fn built_in(websocket: &WebSocket) -> Vec<Route> {
         path: PathPattern { segments },
         subscribe,
         inbound,
-        exclude_self: false,
-        origins: Origins::Any,
-        subprotocols: Vec::new(),
-        message_bytes: websocket.message_bytes,
-        frame_bytes: websocket.frame_bytes,
-        fragments: websocket.fragments,
+        ..bare(websocket)
     };
     let rooms = vec![literal("rooms"), Segment::Variable("room".to_owned())];
     vec![

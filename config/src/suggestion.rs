@@ -31,15 +31,17 @@ pub(crate) fn for_key(name: &str, keys: &[&str]) -> String {
     sentence(&keys.join(", "), meant)
 }
 
-/// For a variable of the environment.
+/// For a variable of the environment, whose name begins with [`VARIABLE_PREFIX`].
 pub(crate) fn for_variable(variable: &str) -> String {
+    if variable[VARIABLE_PREFIX.len()..].to_ascii_lowercase().starts_with("route") {
+        return "routes in the file, which alone can have them".to_owned();
+    }
     let known: Vec<String> = keys().map(|(section, key)| variable_name(section, key)).collect();
-    let meant = nearest(variable, known.iter().map(String::as_str)).map(str::to_owned);
     let form =
         format!("{VARIABLE_PREFIX}SECTION__KEY in capitals, such as {VARIABLE_PREFIX}LIMITS__CONNECTIONS");
-    match meant {
+    match nearest(variable, known.iter().map(String::as_str)) {
         Some(meant) => format!("{form}; did you mean {meant}?"),
-        None => format!("{form}; routes come from the file alone"),
+        None => form,
     }
 }
 
