@@ -130,6 +130,11 @@ impl<B: AsRef<[u8]>> Backlog<B> {
         self.frames.bytes(frame)
     }
 
+    /// The bytes of a frame as they were handed in, to be cloned by those who share.
+    pub fn shared(&self, frame: FrameIndex) -> &B {
+        self.frames.shared(frame)
+    }
+
     /// What the frame was held with.
     pub fn tag(&self, frame: FrameIndex) -> u32 {
         self.frames.tag(frame)
@@ -145,7 +150,8 @@ impl<B: AsRef<[u8]>> Backlog<B> {
         if queue.entries >= limit.entries {
             return Err(Full::QueueEntries);
         }
-        if u64::from(queue.bytes) + length > u64::from(limit.bytes) {
+        // A frame longer than the bound waits alone, or it could never be sent.
+        if !queue.is_empty() && u64::from(queue.bytes) + length > u64::from(limit.bytes) {
             return Err(Full::QueueBytes);
         }
         if self.bytes_held() + self.frames.added_bytes(frame) + ENTRY_BYTES > self.bytes_capacity {
@@ -203,6 +209,19 @@ impl<B: AsRef<[u8]>> Backlog<B> {
         while queue.head != NONE {
             self.remove_behind(queue, NONE);
         }
+    }
+
+    /// Lets everything in the queue go but a frame that is half written, and says how many frames those were: the
+    /// connection is being closed, and its last words must not stand in the middle of a frame.
+    pub fn keep_started(&mut self, queue: &mut Queue) -> u32 {
+        let (before, mut index) = self.first_unstarted(queue);
+        let mut dropped = 0;
+        while index != NONE {
+            index = self.entries[index].next;
+            self.remove_behind(queue, before);
+            dropped += 1;
+        }
+        dropped
     }
 
     /// Drops the oldest frame whose tag the predicate accepts, and says whether there was one. A frame that is half written

@@ -122,8 +122,10 @@ impl Flags {
     pub const UNREAD: Flags = Flags(1 << 3);
     /// The last write met `WouldBlock`: an edge will come.
     pub const UNWRITABLE: Flags = Flags(1 << 4);
-    /// Its silence deadline has passed and it is read once more before that is believed.
-    pub const SILENT_READ: Flags = Flags(1 << 5);
+    /// The peer has hung up: no event follows for what is still to be read.
+    pub const HUNG_UP: Flags = Flags(1 << 5);
+    /// Its handshake was answered with success, so its end is an event.
+    pub const OPENED: Flags = Flags(1 << 6);
 
     /// Whether all of `other` are noted.
     pub fn contains(self, other: Flags) -> bool {

@@ -47,6 +47,10 @@ impl<B: AsRef<[u8]>> Frames<B> {
         self.slots[index.0 as usize].bytes.as_ref()
     }
 
+    pub(crate) fn shared(&self, index: FrameIndex) -> &B {
+        &self.slots[index.0 as usize].bytes
+    }
+
     pub(crate) fn tag(&self, index: FrameIndex) -> u32 {
         self.slots[index.0 as usize].tag
     }

@@ -1,7 +1,8 @@
 //! When something is due for whom: a hashed wheel of record indices, threaded through the records themselves.
 //!
-//! Two levels: 1024 slots of one tick, then 64 slots of 1024 ticks; a deadline beyond both waits in the farthest slot and is
-//! placed again when time gets there. The first level is longer than a heartbeat, so heartbeats are never placed twice.
+//! Two levels: 1024 slots of one tick, then 64 slots of 1024 ticks; a deadline beyond both waits in the slot it will have and
+//! is put back there whenever time comes round to it too early (every 109 minutes). The first level is longer than a
+//! heartbeat, so heartbeats are never placed twice.
 //! Owns the order in time; refuses to know what a deadline means (the record's phase says that) and to read a clock. A record
 //! has at most one timer. Called by the shard: arming from anywhere, expiring once a turn under a budget.
 
@@ -183,12 +184,8 @@ impl Wheel {
     /// Puts a record that is in no slot into the one for its deadline, which is not before `current`.
     fn place(&mut self, links: &mut impl Links, index: u32, deadline: u32) {
         debug_assert!(index < HEAD && deadline >= self.current);
-        let slot = if deadline - self.current < NEAR {
-            deadline % NEAR
-        } else {
-            let lap = self.current / NEAR;
-            NEAR + (deadline / NEAR).min(lap + FAR - 1) % FAR
-        };
+        let is_near = deadline - self.current < NEAR;
+        let slot = if is_near { deadline % NEAR } else { NEAR + deadline / NEAR % FAR };
         let next = std::mem::replace(&mut self.heads[slot as usize], index);
         if next != NONE {
             links.link_mut(next).prev = index;
@@ -213,5 +210,37 @@ impl Wheel {
         if next == NONE && slot < NEAR {
             self.near_used[(slot / WORD) as usize] &= !(1 << (slot % WORD));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Records([WheelLink; 3]);
+
+    impl Links for Records {
+        fn link(&self, index: u32) -> &WheelLink {
+            &self.0[index as usize]
+        }
+
+        fn link_mut(&mut self, index: u32) -> &mut WheelLink {
+            &mut self.0[index as usize]
+        }
+    }
+
+    #[test]
+    fn a_slot_is_marked_used_as_long_as_somebody_is_in_it() {
+        let mut records = Records([WheelLink::default(); 3]);
+        let mut wheel = Wheel::new(0);
+        wheel.arm(&mut records, 0, 70);
+        wheel.arm(&mut records, 1, 70);
+        wheel.arm(&mut records, 2, 200);
+        wheel.disarm(&mut records, 0);
+        assert_eq!(wheel.next_used(), Some(70));
+        wheel.arm(&mut records, 1, 5000);
+        assert_eq!(wheel.next_used(), Some(200));
+        assert_eq!(wheel.pop_expired(&mut records, 200), Some(2));
+        assert_eq!(wheel.near_used, [0; NEAR_WORDS]);
     }
 }

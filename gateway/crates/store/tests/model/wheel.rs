@@ -89,11 +89,12 @@ fn the_wheel_agrees_with_a_list_of_deadlines() {
         for _ in 0..1500 {
             let index = rng.u32(..pair.deadlines.len() as u32);
             let ahead = span(&mut rng);
-            match rng.u8(..10) {
+            match rng.u8(..11) {
                 0..=4 => pair.arm(index, pair.now + ahead),
                 5 => pair.arm(index, pair.now.saturating_sub(ahead)),
                 6 => pair.disarm(index),
                 7 => pair.expire(pair.now + 1, usize::MAX),
+                10 => pair.expire(pair.now.saturating_sub(ahead), rng.usize(1..4)),
                 8 => pair.expire(pair.now + ahead, rng.usize(1..4)),
                 _ => pair.expire(pair.now + ahead, usize::MAX),
             }
@@ -144,9 +145,11 @@ fn an_overdue_timer_that_is_armed_again_waits_for_the_next_tick() {
 #[test]
 fn time_that_goes_backwards_expires_nobody() {
     let mut pair = Pair::new(1, 100);
-    pair.arm(0, 101);
-    assert_eq!(pair.wheel.pop_expired(&mut pair.records, 50), None);
-    assert_eq!(pair.wheel.pop_expired(&mut pair.records, 101), Some(0));
+    pair.arm(0, 1100);
+    for now in [50, 99, 100, 1000, 1099, 0] {
+        assert_eq!(pair.wheel.pop_expired(&mut pair.records, now), None);
+    }
+    assert_eq!(pair.wheel.pop_expired(&mut pair.records, 1100), Some(0));
 }
 
 #[test]
