@@ -1,8 +1,8 @@
 //! What the hot paths cost, in nanoseconds: `cargo bench -p wire`.
 //!
-//! Owns the figures quoted for this crate; each line is the median and the best of several rounds, and the same work
-//! done by tungstenite's header codec stands beside ours. Refuses to judge: compare on one machine, not across.
-//! It reads the clock itself, which only measurements may.
+//! Owns the figures quoted for this crate; each line is the median and the best of several rounds, and the
+//! same work done by tungstenite's header codec stands beside ours. Refuses to judge: compare on one machine,
+//! not across. It reads the clock itself, which only measurements may.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
 
 use std::hint::black_box;

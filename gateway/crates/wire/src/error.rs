@@ -1,8 +1,8 @@
 //! What a client can do wrong: [`Violation`] after the upgrade, [`Refusal`] before it.
 //!
-//! Owns the closed sets and what each becomes: one close code or one status, one metric label, one sentence for people.
-//! Refuses to carry data from the client (a label must stay bounded) and to blame us: our own mistakes are not in here.
-//! Made by `ws` and `http`; read by the shard, which closes, counts and answers.
+//! Owns the closed sets and what each becomes: one close code or one status, one metric label, one sentence
+//! for people. Refuses to carry data from the client (a label must stay bounded) and to blame us: our own
+//! mistakes are not in here. Made by `ws` and `http`; read by the shard, which closes, counts and answers.
 
 use std::fmt;
 
@@ -125,7 +125,8 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Why a request does not become a connection. Answered by [`crate::http::push_refusal`], then the socket is closed.
+/// Why a request does not become a connection. Answered by [`crate::http::push_refusal`], then the socket is
+/// closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// 400: the bytes are not an HTTP/1.1 request head.

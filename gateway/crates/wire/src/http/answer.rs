@@ -1,7 +1,7 @@
 //! Short answers to requests that do not become a connection.
 //!
-//! Owns their bytes: status line, the fields each status asks for, a problem document (RFC 9457). Refuses to keep the
-//! socket open: each says `Connection: close`. Called by the shard before it closes.
+//! Owns their bytes: status line, the fields each status asks for, a problem document (RFC 9457). Refuses to
+//! keep the socket open: each says `Connection: close`. Called by the shard before it closes.
 
 use crate::error::Refusal;
 
@@ -18,8 +18,9 @@ pub fn push_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
     out.extend_from_slice(head.as_bytes());
     match refusal {
         Refusal::Method => out.extend_from_slice(b"Allow: GET\r\n"),
-        Refusal::Version => out.extend_from_slice(b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
-        Refusal::NotUpgrade => out.extend_from_slice(b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
+        Refusal::NotUpgrade | Refusal::Version => {
+            out.extend_from_slice(b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
+        }
         _ => {}
     }
     if let Some(seconds) = refusal.retry_after_s() {

@@ -1,8 +1,9 @@
 //! The request head: request line and header fields, up to the blank line (RFC 9112 sections 2 to 5).
 //!
-//! Owns where a head ends and what its parts are, borrowed from the input. Refuses what is longer than the caller's
-//! limit or has more than [`HEADERS_MAX`] fields. Grammar is httparse's. Called by the shard with the first bytes of a
-//! connection: [`Head::parse`] at once, and when that gives `None`, again when [`is_complete`] says so.
+//! Owns where a head ends and what its parts are, borrowed from the input. Refuses what is longer than the
+//! caller's limit or has more than [`HEADERS_MAX`] fields. Grammar is httparse's. Called by the shard with
+//! the first bytes of a connection: [`Head::parse`] at once, and when that gives `None`, again when
+//! [`is_complete`] says so.
 
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -81,7 +82,8 @@ pub struct Head<'a> {
 impl<'a> Head<'a> {
     /// Cuts the head off the start of `bytes`; `None` when its end has not come.
     ///
-    /// One empty line before the request line is skipped (RFC 9112 section 2.2). A bare LF ends a line; folded lines do not pass.
+    /// One empty line before the request line is skipped (RFC 9112 section 2.2). A bare LF ends a line;
+    /// folded lines do not pass.
     ///
     /// # Errors
     /// The bytes so far cannot become a head of at most `head_bytes` bytes.
@@ -140,8 +142,8 @@ impl<'a> Head<'a> {
 
 /// The end of the first head in `bytes`, with its blank line; `None` when it has not come.
 ///
-/// For heads that arrive in pieces: `searched_from` is how many bytes the last call was given, so that each byte is
-/// looked at once and not once per piece. It does not say that the head is a good one.
+/// For heads that arrive in pieces: `searched_from` is how many bytes the last call was given, so that each
+/// byte is looked at once and not once per piece. It does not say that the head is a good one.
 #[must_use]
 pub fn is_complete(bytes: &[u8], searched_from: usize) -> Option<usize> {
     // The last search may have ended on the LF, or on the LF and CR, that begin the end.
@@ -157,8 +159,8 @@ pub fn is_complete(bytes: &[u8], searched_from: usize) -> Option<usize> {
     })
 }
 
-/// More empty lines before the request line than the one that old clients add: httparse would skip any number of them,
-/// and [`is_complete`] would take them for the end.
+/// More empty lines before the request line than the one that old clients add: httparse would skip any number
+/// of them, and [`is_complete`] would take them for the end.
 fn has_empty_lines(bytes: &[u8]) -> bool {
     let rest = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n"));
     rest.is_some_and(|rest| matches!(rest, [b'\r' | b'\n', ..]))

@@ -1,7 +1,8 @@
 //! HTTP/1.1 as far as a connection needs it before it is a WebSocket.
 //!
-//! Owns the bounded request head ([`head`]) and the short answers that refuse ([`answer`]). Refuses bodies, keep-alive
-//! and routing: whoever needs a web server uses one. Called by the shard while a connection is in its handshake.
+//! Owns the bounded request head ([`head`]) and the short answers that refuse ([`answer`]). Refuses bodies,
+//! keep-alive and routing: whoever needs a web server uses one. Called by the shard while a connection is in
+//! its handshake.
 
 pub mod answer;
 pub mod head;

@@ -1,9 +1,10 @@
 //! Reading one connection: bytes in, [`Item`]s out.
 //!
-//! Owns what is partial between two reads: half a header, half a frame, the fragments of a message, half a character.
-//! Refuses to copy what arrived whole: such a payload is unmasked where it lies and lent from there. What it holds never
-//! exceeds what has really arrived (doubling apart) nor the message limit plus one control frame. Called by the shard's
-//! WebSocket transport, which makes one when a connection has something partial and drops it when [`Assembly::is_idle`].
+//! Owns what is partial between two reads: half a header, half a frame, the fragments of a message, half a
+//! character. Refuses to copy what arrived whole: such a payload is unmasked where it lies and lent from
+//! there. What it holds never exceeds what has really arrived (doubling apart) nor the message limit plus one
+//! control frame. Called by the shard's WebSocket transport, which makes one when a connection has something
+//! partial and drops it when [`Assembly::is_idle`].
 //!
 //! ```text
 //!             header whole, payload cut              payload whole, frame final
@@ -96,16 +97,17 @@ impl Assembly {
         }
     }
 
-    /// The next item out of `input[*at..]`; moves `*at` behind what it took. `None`: all of the input was taken, and
-    /// what was partial is kept inside. Call it until then.
+    /// The next item out of `input[*at..]`; moves `*at` behind what it took. `None`: all of the input was
+    /// taken, and what was partial is kept inside. Call it until then.
     ///
-    /// The payload of a whole, unfragmented frame is unmasked within `input` and borrowed from there. Control frames come
-    /// out at once, also between the fragments of a message. Text is checked as it arrives: the call that brings the
-    /// first wrong byte fails. `limits` may change between calls; they are checked at each header.
+    /// The payload of a whole, unfragmented frame is unmasked within `input` and borrowed from there. Control
+    /// frames come out at once, also between the fragments of a message. Text is checked as it arrives: the
+    /// call that brings the first wrong byte fails. `limits` may change between calls; they are checked at
+    /// each header.
     ///
     /// # Errors
-    /// The first violation in the stream, the same however the stream was split. The connection is to be failed with its
-    /// code; do not call this again afterwards.
+    /// The first violation in the stream, the same however the stream was split. The connection is to be
+    /// failed with its code; do not call this again afterwards.
     #[inline]
     pub fn next<'a>(
         &'a mut self,
@@ -126,7 +128,8 @@ impl Assembly {
         }))
     }
 
-    /// Whether nothing partial is left, so that the caller may drop it (and with it a buffer whose message was read).
+    /// Whether nothing partial is left, so that the caller may drop it (and with it a buffer whose message
+    /// was read).
     #[inline]
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -297,7 +300,8 @@ impl Assembly {
         }
         let ceiling = match self.stage {
             Stage::Fragment { is_final: false } => limits.message_bytes,
-            // A control frame is short, and the message behind it may go on; the doubling is bounded all the same.
+            // A control frame is short, and the message behind it may go on; the doubling is bounded all the
+            // same.
             Stage::Control(_) if self.open.is_some() => limits.message_bytes.saturating_add(CONTROL_MAX),
             Stage::Control(_) | Stage::Fragment { is_final: true } | Stage::Header => {
                 self.buffer.len().saturating_add(self.missing)

@@ -59,7 +59,8 @@ impl<'a> Close<'a> {
 
 /// Whether a code may stand in a close frame (RFC 6455 section 7.4 and the IANA registry).
 ///
-/// 1012 to 1014 were registered after the RFC. 1004 has no meaning; 1005, 1006 and 1015 only exist inside programs.
+/// 1012 to 1014 were registered after the RFC. 1004 has no meaning; 1005, 1006 and 1015 only exist inside
+/// programs.
 #[inline]
 #[must_use]
 pub const fn may_be_sent(code: u16) -> bool {

@@ -1,8 +1,9 @@
 //! The codec of one frame (RFC 6455 section 5.2): client headers are read, server frames are written.
 //!
-//! Owns what a header alone can tell. Refuses to judge sequences of frames and limits (`Assembly` does) and to write
-//! masked or fragmented frames: a server needs neither. Headers are read here and not by tungstenite's codec, because
-//! that one accepts reserved bits and long-winded lengths, and is several times slower; tests hold the two together.
+//! Owns what a header alone can tell. Refuses to judge sequences of frames and limits (`Assembly` does) and
+//! to write masked or fragmented frames: a server needs neither. Headers are read here and not by
+//! tungstenite's codec, because that one accepts reserved bits and long-winded lengths, and is several times
+//! slower; tests hold the two together.
 
 use crate::error::Violation;
 
@@ -74,8 +75,8 @@ impl Header {
     /// Reads the header at the start of `bytes`; `None` when it is not all there.
     ///
     /// # Errors
-    /// A violation is told at the first byte that proves it, whether or not the rest of the header has come: the outcome
-    /// depends on the bytes alone, not on how they were split.
+    /// A violation is told at the first byte that proves it, whether or not the rest of the header has come:
+    /// the outcome depends on the bytes alone, not on how they were split.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };

@@ -1,10 +1,12 @@
 //! The opening handshake (RFC 6455 section 4.2).
 //!
-//! Owns which requests are upgrades, the 101 that accepts, the choice of a subprotocol and the match of an `Origin`.
-//! Refuses to know routes and limits: the shard asks for those between [`Request::check`] and [`push_accept`].
+//! Owns which requests are upgrades, the 101 that accepts, the choice of a subprotocol and the match of an
+//! `Origin`. Refuses to know routes and limits: the shard asks for those between [`Request::check`] and
+//! [`push_accept`].
 //!
-//! The order of the checks is the order of blame: first what makes it no request for us at all, then what makes it no
-//! WebSocket, then what makes it a bad one. So a browser on the wrong address sees 426 and not a word about keys.
+//! The order of the checks is the order of blame: first what makes it no request for us at all, then what
+//! makes it no WebSocket, then what makes it a bad one. So a browser on the wrong address sees 426 and not a
+//! word about keys.
 
 use tungstenite::handshake::derive_accept_key;
 
@@ -99,8 +101,9 @@ pub fn push_accept(out: &mut Vec<u8>, key: &str, protocol: Option<&str>, extra: 
     out.extend_from_slice(b"\r\n");
 }
 
-/// The first subprotocol of the client's list that we support: RFC 6455 leaves the choice to us, and the client knows
-/// best what it prefers. Names are compared exactly. `None`: the 101 names none, and the client decides whether to stay.
+/// The first subprotocol of the client's list that we support: RFC 6455 leaves the choice to us, and the
+/// client knows best what it prefers. Names are compared exactly. `None`: the 101 names none, and the client
+/// decides whether to stay.
 pub fn choose_protocol<'a, 's>(
     mut offered: impl Iterator<Item = &'a str>,
     supported: &'s [Box<str>],
@@ -164,7 +167,8 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// The members of a comma-separated list, without the space around them; empty ones are left out (RFC 9110 section 5.6.1).
+/// The members of a comma-separated list, without the space around them; empty ones are left out (RFC 9110
+/// section 5.6.1).
 fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
@@ -179,8 +183,8 @@ fn is_token(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
-/// The key as text, if it is base64 of 16 bytes: 22 characters carry them, two are padding. The last character's four
-/// unused bits may be anything, as RFC 4648 section 3.5 allows and common decoders do.
+/// The key as text, if it is base64 of 16 bytes: 22 characters carry them, two are padding. The last
+/// character's four unused bits may be anything, as RFC 4648 section 3.5 allows and common decoders do.
 fn key_chars(key: &[u8]) -> Option<&str> {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'+' || *byte == b'/';
     let chars = key.strip_suffix(b"==")?;

@@ -1,6 +1,7 @@
 //! The mask of client frames (RFC 6455 section 5.3).
 //!
-//! Owns one XOR, fast. Refuses to choose masks: servers never mask. Called by `Assembly` for each piece of payload.
+//! Owns one XOR, fast. Refuses to choose masks: servers never mask. Called by `Assembly` for each piece of
+//! payload.
 
 /// Bytes per step: two registers of the x86-64 baseline, so that the compiler vectorises the inner loop.
 const STEP: usize = 32;

@@ -1,8 +1,9 @@
 //! WebSocket, RFC 6455, the server's side.
 //!
-//! Owns the vocabulary that reading and writing share. The parts: [`handshake`] opens, [`frame`] is the codec of one
-//! frame, [`mask`] the XOR, [`utf8`] the incremental check, [`Assembly`] turns bytes into [`Item`]s, [`close`] ends.
-//! Refuses extensions (reserved bits are a violation) and the client's side. Called by the shard's WebSocket transport.
+//! Owns the vocabulary that reading and writing share. The parts: [`handshake`] opens, [`frame`] is the codec
+//! of one frame, [`mask`] the XOR, [`utf8`] the incremental check, [`Assembly`] turns bytes into [`Item`]s,
+//! [`close`] ends. Refuses extensions (reserved bits are a violation) and the client's side. Called by the
+//! shard's WebSocket transport.
 
 mod assembly;
 pub mod close;

@@ -1,7 +1,9 @@
-//! Which web pages may connect: the `Origin` of a request against a route's list (RFC 6455 section 10.2, RFC 6454).
+//! Which web pages may connect: the `Origin` of a request against a route's list (RFC 6455 section 10.2, RFC
+//! 6454).
 //!
-//! Owns patterns, parsed once, and their match by whole labels: `evilexample.com` is not below `example.com`. Refuses
-//! to guard against programs: only browsers send an `Origin` they cannot choose. Called through [`super::handshake`].
+//! Owns patterns, parsed once, and their match by whole labels: `evilexample.com` is not below `example.com`.
+//! Refuses to guard against programs: only browsers send an `Origin` they cannot choose. Called through
+//! [`super::handshake`].
 
 /// One entry of a list of allowed origins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +20,8 @@ enum Pattern {
 }
 
 impl OriginPattern {
-    /// Reads `*`, `null`, `scheme://host[:port]` or `scheme://*.host[:port]`. The last one means one or more labels
-    /// before the host, not the host itself.
+    /// Reads `*`, `null`, `scheme://host[:port]` or `scheme://*.host[:port]`. The last one means one or more
+    /// labels before the host, not the host itself.
     ///
     /// # Errors
     /// A sentence that names the expected forms.
@@ -70,7 +72,8 @@ impl OriginPattern {
     }
 }
 
-/// Whether a request with this `Origin` may connect. One without is a program and not a web page: it may, always.
+/// Whether a request with this `Origin` may connect. One without is a program and not a web page: it may,
+/// always.
 #[must_use]
 pub fn origin_allowed(origin: Option<&str>, allow: &[OriginPattern]) -> bool {
     let Some(text) = origin else { return true };

@@ -1,7 +1,8 @@
 //! UTF-8 checked as it arrives (RFC 6455 section 8.1, RFC 3629).
 //!
-//! Owns the at most three bytes of a character cut by a read or by a fragment. Refuses to hold text. A wrong byte fails
-//! in the call that brings it, not at the end of the message. Called by `Assembly` for every piece of a text message.
+//! Owns the at most three bytes of a character cut by a read or by a fragment. Refuses to hold text. A wrong
+//! byte fails in the call that brings it, not at the end of the message. Called by `Assembly` for every piece
+//! of a text message.
 
 /// The bytes fed so far cannot begin any UTF-8 text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,8 @@ impl Utf8 {
         self.cut_len == 0
     }
 
-    /// Adds bytes to the cut character until it is whole or they run out; gives back those that belong to the next.
+    /// Adds bytes to the cut character until it is whole or they run out; gives back those that belong to the
+    /// next.
     fn complete<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], Invalid> {
         let mut character = [0; 4];
         let had = usize::from(self.cut_len);

@@ -1,5 +1,5 @@
-//! The client's side for tests: it builds masked frames, makes random traffic from a seed, and writes down what the
-//! reader said. Refuses to share code with the crate under test where that would hide a mistake.
+//! The client's side for tests: it builds masked frames, makes random traffic from a seed, and writes down
+//! what the reader said. Refuses to share code with the crate under test where that would hide a mistake.
 
 use fastrand::Rng;
 use wire::error::Violation;
@@ -71,8 +71,8 @@ pub(crate) fn part(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame(opcode, [0xa5, 0, 0xff, 0x5a], payload)
 }
 
-/// Reads a stream that arrives in these pieces, as a shard does: drops the assembly whenever it is idle. Checks what
-/// must hold after each piece.
+/// Reads a stream that arrives in these pieces, as a shard does: drops the assembly whenever it is idle.
+/// Checks what must hold after each piece.
 pub(crate) fn read(pieces: &[&[u8]], limits: &Limits) -> Heard {
     let mut heard = Heard::default();
     let mut assembly = Assembly::new();

@@ -1,4 +1,5 @@
-//! The protocol crate from outside: vectors of the RFC, splits, limits, handshakes, and tungstenite as the oracle.
+//! The protocol crate from outside: vectors of the RFC, splits, limits, handshakes, and tungstenite as the
+//! oracle.
 //!
 //! Owns promises that take more than one function to keep; single rules are tested beside their code.
 #![allow(clippy::unwrap_used)]

@@ -1,4 +1,5 @@
-//! Agreement with tungstenite: on valid traffic in full, on broken traffic but for what it is known to let through.
+//! Agreement with tungstenite: on valid traffic in full, on broken traffic but for what it is known to let
+//! through.
 
 use std::io::{Cursor, Read, Write};
 
@@ -33,7 +34,8 @@ impl Write for Tape {
     }
 }
 
-/// What tungstenite makes of a stream up to its close, and whether it refused it (the end of the stream is no refusal).
+/// What tungstenite makes of a stream up to its close, and whether it refused it (the end of the stream is no
+/// refusal).
 fn theirs(stream: &[u8], role: Role, limits: &Limits) -> (Vec<Said>, bool) {
     let config = WebSocketConfig::default()
         .read_buffer_size(4096)
@@ -80,7 +82,8 @@ fn broken_traffic_is_refused_alike() {
         }
         let ours = read(&[&stream], &limits);
         let Some(violation) = ours.violation else {
-            // 1014 was registered after tungstenite's list was made: it answers as if the client had said 1002.
+            // 1014 was registered after tungstenite's list was made: it answers as if the client had said
+            // 1002.
             if !matches!(ours.items.last(), Some(Said::Close(Some((1014, _))))) {
                 assert_eq!(theirs(&stream, Role::Server, &limits), (ours.items, false));
             }

@@ -1,5 +1,5 @@
-//! When things are said and refused: text at its first wrong byte, limits at the header, control frames at once; and
-//! what is held meanwhile.
+//! When things are said and refused: text at its first wrong byte, limits at the header, control frames at
+//! once; and what is held meanwhile.
 
 use wire::error::Violation;
 use wire::ws::{Assembly, Item, Kind, Limits};
