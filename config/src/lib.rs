@@ -31,11 +31,11 @@ pub use names::{
 pub use routes::{Inbound, ROUTE_LIST_MAX, ROUTES_MAX, Route};
 pub use sections::{
     Admin, Api, Backlog, Drain, Health, Heartbeat, Http, Limits, Listen, Log, LogFormat, Mailbox, Node,
-    Settings, Shards, Timeouts, WebSocket,
+    SHARDS_MAX, Settings, Shards, Timeouts, WebSocket,
 };
 pub use template::{
-    CHANNEL_TOKENS_MAX, ChannelTemplate, PATH_SEGMENTS_MAX, Part, PathPattern, Segment, TOKEN_BYTES_MAX,
-    VARIABLE_BYTES_MAX,
+    CHANNEL_TOKENS_MAX, ChannelTemplate, PATH_SEGMENTS_MAX, PATH_VARIABLES_MAX, Part, PathPattern, Segment,
+    TOKEN_BYTES_MAX, VARIABLE_BYTES_MAX,
 };
 
 use reader::Reader;

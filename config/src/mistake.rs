@@ -1,5 +1,5 @@
 //! Owns what is said about a setting that cannot be used: where it stands, what was found, what was expected.
-//! Refuses to stop at the first: callers collect them. Called by `reader`, `routes` and `checks`; printed by the program.
+//! Refuses to stop at the first: callers collect them. Called by `reader`, `routes`, `checks`; printed by the program.
 
 use std::fmt;
 

@@ -49,7 +49,8 @@ word! {
 }
 word! {
     /// An origin as browsers send it (RFC 6454 section 6.2): `scheme://host[:port]` in lower case, without the
-    /// port that the scheme implies; or `null`. Compared whole, never by its end.
+    /// port that the scheme implies; or `null`. A host written `*.host` stands for one or more whole labels before
+    /// that host, and not for the host itself.
     Origin
 }
 word! {
@@ -100,7 +101,7 @@ impl Subprotocol {
 
 impl Origin {
     /// The origin, made lower case and rid of the port that its scheme implies. Refuses paths, queries, user
-    /// names and wildcards.
+    /// names, and wildcards for anything but the first labels of a name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > ORIGIN_BYTES_MAX {
@@ -114,7 +115,7 @@ impl Origin {
         let scheme_fits = scheme.starts_with(|c: char| c.is_ascii_lowercase())
             && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
         let (host, port) = split_port(authority)?;
-        if !scheme_fits || !is_host(host) {
+        if !scheme_fits || !is_host(host) && !host.strip_prefix("*.").is_some_and(is_name) {
             return None;
         }
         match port {
@@ -180,19 +181,19 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
-        None => {
-            !host.is_empty()
-                && host.split('.').all(|label| {
-                    (1..=63).contains(&label.len()) && label.bytes().all(|b| is_node_byte(b) && b.is_ascii())
-                })
-        }
+        None => is_name(host),
     }
+}
+
+/// Whole labels joined by dots, each of at most 63 bytes (RFC 1035 section 2.3.4).
+fn is_name(host: &str) -> bool {
+    host.split('.').all(|label| (1..=63).contains(&label.len()) && label.bytes().all(is_node_byte))
 }
 
 fn implied_port(scheme: &str) -> Option<u16> {
     match scheme {
-        "http" | "ws" => Some(80),
-        "https" | "wss" => Some(443),
+        "http" => Some(80),
+        "https" => Some(443),
         _ => None,
     }
 }
@@ -237,6 +238,7 @@ mod tests {
             ("https://example.org:443", "https://example.org"),
             ("http://localhost:8081", "http://localhost:8081"),
             ("http://[::1]:80", "http://[::1]"),
+            ("https://*.Example.org:443", "https://*.example.org"),
             ("null", "null"),
         ] {
             assert_eq!(Origin::parse(text).unwrap().as_str(), spelling);
@@ -250,7 +252,12 @@ mod tests {
             "example.org",
             "https://",
             "https://example.org/",
-            "https://*.example.org",
+            "https://*",
+            "https://*.",
+            "https://a.*.org",
+            "https://*example.org",
+            "https://*.[::1]",
+            "*.example.org",
             "https://user@example.org",
             "https://example.org:",
             "https://example.org:0",

@@ -34,7 +34,7 @@ pub struct Route {
     pub exclude_self: bool,
     /// Which web pages may connect.
     pub origins: Origins,
-    /// Subprotocols on offer, the preferred first. Empty: none is ever chosen.
+    /// Subprotocols the route speaks. A client gets the first of its own list that is here; none here, none chosen.
     pub subprotocols: Vec<Subprotocol>,
     /// Longest message from a client; where the route is silent, that of `[websocket]`.
     pub message_bytes: Bytes,
@@ -78,8 +78,10 @@ const PATH: Pattern<PathPattern> = Pattern {
     parse: PathPattern::parse,
 };
 
-const ORIGIN: Word<Origin> =
-    Word { expected: "\"*\" alone or origins such as \"https://example.org\"", parse: Origin::parse };
+const ORIGIN: Word<Origin> = Word {
+    expected: "\"*\" alone, or origins such as \"https://example.org\" and \"https://*.example.org\"",
+    parse: Origin::parse,
+};
 
 const SUBPROTOCOL: Word<Subprotocol> = Word {
     expected: "a token of at most 64 letters, digits and !#$%&'*+-.^_`|~, such as \"v1.chat\"",

@@ -68,11 +68,14 @@ section! {
     backlog: NonZeroU32 = count(4096), Count { min: 1, max: 1_000_000 };
 }
 
+/// Most shards in a node. Who must tell a message's shards from the others keeps one bit for each of so many.
+pub const SHARDS_MAX: u32 = 128;
+
 section! {
     /// `[shards]`
     Shards ["shards"]
-    /// Threads that serve connections. Auto: one for each core.
-    count: AutoOr<NonZeroU32> = AutoOr::Auto, OrAuto(Count { min: 1, max: 1024 });
+    /// Threads that serve connections. Auto: one for each core, at most [`SHARDS_MAX`].
+    count: AutoOr<NonZeroU32> = AutoOr::Auto, OrAuto(Count { min: 1, max: SHARDS_MAX });
     /// Whether each shard has a descriptor table of its own, so that the descriptor limit counts for each shard.
     own_descriptors: bool = false, Flag;
 }
@@ -137,7 +140,7 @@ section! {
     /// Frames that may wait for one connection; one more closes 1013.
     frames: NonZeroU32 = count(256), Count { min: 1, max: 1_000_000 };
     /// Bytes that may wait for one connection; more closes 1013. At least the longest message it may be sent.
-    bytes: Bytes = Bytes::mib(1), Size { min: Bytes::kib(1), max: Bytes::gib(4) };
+    bytes: Bytes = Bytes::mib(1), Size { min: Bytes::kib(1), max: Bytes::gib(2) };
     /// Bytes that may wait in the whole node, each frame counted once for each shard that holds it.
     node_bytes: Bytes = Bytes::mib(256), Size { min: Bytes::mib(1), max: Bytes::gib(1024) };
 }
@@ -204,7 +207,8 @@ section! {
     format: LogFormat = LogFormat::Auto, LOG_FORMATS;
     /// Which lines there are.
     filter: LogFilter = LogFilter::default(), Word {
-        expected: "comma-separated levels (off, error, warn, info, debug, trace) or target=level, such as \"info,shard=debug\"",
+        expected: "comma-separated levels (off, error, warn, info, debug, trace) or target=level, \
+            such as \"info,shard=debug\"",
         parse: LogFilter::parse,
     };
     /// Most lines about ended connections in one second; the others are only counted. 0: none.

@@ -6,6 +6,8 @@ use std::fmt;
 
 /// Most segments in a path pattern.
 pub const PATH_SEGMENTS_MAX: usize = 16;
+/// Most variables in a path pattern: what a shard keeps of a path while it makes channels of it.
+pub const PATH_VARIABLES_MAX: usize = 8;
 /// Longest literal segment, variable value and channel token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 64;
 /// Longest variable name, in bytes.
@@ -48,6 +50,9 @@ impl PathPattern {
             return Err(format!("at most {PATH_SEGMENTS_MAX} segments"));
         }
         let pattern = Self { segments };
+        if pattern.variables().count() > PATH_VARIABLES_MAX {
+            return Err(format!("at most {PATH_VARIABLES_MAX} variables"));
+        }
         match pattern.repeated_variable() {
             Some(name) => Err(format!("each variable once, {{{name}}} is there twice")),
             None => Ok(pattern),
@@ -222,9 +227,10 @@ mod tests {
     fn a_path_outside_the_grammar_is_refused() {
         let long = format!("/{}", "a".repeat(65));
         let deep = "/a".repeat(17);
+        let varied: String = (0..9).map(|n| format!("/{{v{n}}}")).collect();
         for text in [
             "", "rooms", "//", "/rooms/", "/a//b", "/a b", "/%20", "/..", "/./a", "/x{a}", "/{A}", "/{}",
-            "/{1a}", "/*", &long, &deep,
+            "/{1a}", "/*", &long, &deep, &varied,
         ] {
             assert!(PathPattern::parse(text).is_err(), "{text}");
         }
