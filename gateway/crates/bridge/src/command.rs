@@ -143,7 +143,10 @@ impl Receipt {
     pub fn new() -> (Self, oneshot::Receiver<Delivered>) {
         let (done, sum) = oneshot::channel();
         let zero = AtomicU64::new;
-        (Self(Arc::new(Sum { subscribers: zero(0), queued: zero(0), dropped: zero(0), done: Some(done) })), sum)
+        (
+            Self(Arc::new(Sum { subscribers: zero(0), queued: zero(0), dropped: zero(0), done: Some(done) })),
+            sum,
+        )
     }
 
     /// Adds one shard's part.
@@ -192,7 +195,7 @@ pub struct Description {
     pub phase: &'static str,
 }
 
-/// What a connection has moved so far; payload bytes, without frame headers.
+/// What a connection has moved so far; payload bytes, without frame headers, counted when handed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Messages from the client.
@@ -201,7 +204,7 @@ pub struct Traffic {
     pub messages_out: u32,
     /// Payload bytes from the client.
     pub bytes_in: u64,
-    /// Frame bytes to the client.
+    /// Payload bytes to the client.
     pub bytes_out: u64,
 }
 

@@ -65,6 +65,13 @@ struct Reserved<'a> {
     bytes: usize,
 }
 
+impl Reserved<'_> {
+    /// The command is in the queue: its bytes stay counted until the shard takes it.
+    const fn keep(&mut self) {
+        self.bytes = 0;
+    }
+}
+
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -125,10 +132,9 @@ impl Place<'_> {
     }
 
     /// The same without a wake: for a shard's message to itself, which it looks for before it sleeps.
-    pub fn send_quietly(self, command: Command) {
+    pub fn send_quietly(mut self, command: Command) {
         debug_assert_eq!(self.bytes.bytes, command.payload_bytes(), "reserve what the command carries");
-        // The bytes stay counted until the shard has taken the command.
-        std::mem::forget(self.bytes);
+        self.bytes.keep();
         self.permit.send(command);
     }
 }

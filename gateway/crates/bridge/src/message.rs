@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::{Bytes, BytesMut};
-use wire::ws::frame;
+pub use bytes::Bytes;
+use bytes::BytesMut;
 pub use wire::ws::Kind;
+use wire::ws::frame;
 
 /// Application payload on its way to any number of connections; a clone shares everything.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ impl Message {
 }
 
 fn websocket_frame(kind: Kind, payload: &[u8]) -> Bytes {
-    let (header, header_bytes) = frame::header(kind.into(), payload.len());
+    let (header, header_bytes) = frame::header(kind.opcode(), payload.len());
     let mut frame = BytesMut::with_capacity(header_bytes + payload.len());
     frame.extend_from_slice(&header[..header_bytes]);
     frame.extend_from_slice(payload);

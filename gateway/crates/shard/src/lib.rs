@@ -1,1 +1,42 @@
-//! placeholder
+//! The policy of one shard: who may come, what happens to what they send, who hears what, and how everybody
+//! leaves. Generic over its network ([`Net`]), so that the same code runs over sockets and over a script.
+//!
+//! A [`Shard`] has three entry points, called by its event loop in this order once per pass:
+//!
+//! 1. [`Shard::mail`] when its mailbox may hold commands,
+//! 2. [`Shard::ready`] for every connection the network has news of,
+//! 3. [`Shard::turn`] for everything else; it answers how soon it wants to be called again.
+//!
+//! It never blocks, reads no clock (time is a tick of 100 ms, an argument), spawns nothing and allocates nothing for
+//! a connection that is quiet. Shards share two tables, the [`limit::Gate`] and the switchboard of `bridge`.
+#![forbid(unsafe_code)]
+
+mod accept;
+mod close;
+mod cold;
+mod drain;
+mod egress;
+mod fanout;
+mod handshake;
+mod ingest;
+pub mod limit;
+mod mail;
+pub mod net;
+mod publish;
+pub mod rules;
+mod timers;
+mod transport;
+mod turn;
+
+pub use net::Net;
+pub use rules::Rules;
+pub use turn::{Identity, LISTENER, Next, Parts, Shard, Sizes};
+
+/// Ticks are 100 ms.
+pub const TICK_MS: u32 = 100;
+
+/// Labels of the refusals that are the request's fault, in the order of `Stats::refused`.
+#[must_use]
+pub fn refusal_labels() -> Vec<&'static str> {
+    wire::error::Refusal::ALL.iter().map(|refusal| refusal.label()).collect()
+}

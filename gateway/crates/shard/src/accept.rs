@@ -1,0 +1,79 @@
+//! Taking connections off the listener, and turning away those for whom there is no room.
+
+use std::net::IpAddr;
+
+use bridge::ending::Turned;
+
+use crate::net::{Accepted, Hangup, Net};
+use crate::turn::{Shard, budget};
+
+/// Accepts per turn.
+const ACCEPTS_PER_TURN: usize = 256;
+
+/// For those who cannot even wait for their request to be read.
+const NO_ROOM: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+impl<N: Net> Shard<N> {
+    pub(crate) fn accept(&mut self) {
+        if !self.accepting || self.exhausted_at == Some(self.now) {
+            return;
+        }
+        self.exhausted_at = None;
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.net.accept() {
+                Accepted::Socket(socket, peer) => self.admit(socket, peer),
+                Accepted::Lost => {}
+                Accepted::WouldBlock => {
+                    self.accepting = false;
+                    return;
+                }
+                Accepted::Exhausted => {
+                    // Nobody will tell us when there is a descriptor again: the next tick tries.
+                    self.stats.turned[Turned::Descriptors as usize].add(1);
+                    self.exhausted_at = Some(self.now);
+                    return;
+                }
+            }
+        }
+        self.stats.budget_hits[budget::ACCEPTS].add(1);
+    }
+
+    fn admit(&mut self, mut socket: N::Socket, peer: IpAddr) {
+        self.stats.accepted.add(1);
+        let (admitted, turned) = match self.gate.admit(peer) {
+            Ok(let_in) => let_in,
+            Err(turned) => {
+                self.stats.turned[turned as usize].add(1);
+                self.net.close(socket, Hangup::Reset);
+                return;
+            }
+        };
+        if let Some(turned) = turned {
+            self.stats.turned[turned as usize].add(1);
+        }
+        match self.conns.insert(socket, admitted, self.now) {
+            Ok(key) => {
+                self.handshakes += 1;
+                let registered = self
+                    .conns
+                    .get(key)
+                    .and_then(|conn| conn.socket.as_ref())
+                    .is_some_and(|socket| self.net.register(socket, key.to_bits()));
+                if registered {
+                    self.arm(key, self.rules.handshake_ticks);
+                } else {
+                    self.turn_away(key, Turned::Internal);
+                }
+            }
+            Err((returned, admitted)) => {
+                socket = returned;
+                self.stats.turned[Turned::TableFull as usize].add(1);
+                self.gate.handshake_done(&admitted);
+                self.gate.release(admitted);
+                self.net.write_one(&mut socket, NO_ROOM);
+                self.net.close(socket, Hangup::Gentle);
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The one way out. Every connection ends in [`Shard::end`], which gives back all it had; its record goes when the
+//! outbox has taken the ending. Nothing but a close frame is sent once a goodbye has begun.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bridge::event::Ending;
+use bridge::message::Bytes;
+use bridge::{Channel, EndReason, Event};
+use store::{Flags, Key, Left, NONE, Phase, QueueLimit};
+use wire::ws::close::code;
+use wire::ws::frame::push_close;
+
+use crate::cold::{Goodbye, Then};
+use crate::egress;
+use crate::net::{Hangup, Net};
+use crate::turn::Shard;
+
+/// A close frame is queued whatever else waits: there is one per connection.
+const LAST_WORDS: QueueLimit = QueueLimit { entries: u32::MAX, bytes: u32::MAX };
+
+/// Endings that the outbox had no room for. One per record at most: the record stays until it is taken.
+#[derive(Default)]
+pub(crate) struct Unreported(VecDeque<(Key, Ending)>);
+
+impl Unreported {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<N: Net> Shard<N> {
+    /// Says goodbye with this code: joins no more, hears no more, and ends when the peer has answered or time is up.
+    pub(crate) fn goodbye(&mut self, key: Key, code: u16, reason: &str, why: EndReason, then: Then) {
+        let mut frame = Vec::with_capacity(64);
+        push_close(&mut frame, code, reason);
+        self.close_with(key, &frame, Some(code), None, why, then);
+    }
+
+    /// Its backlog is at its bound, or does not move: what has not begun to leave never will.
+    pub(crate) fn slow_consumer(&mut self, key: Key) {
+        if let Some(rare) = self.conns.get(key).and_then(|conn| self.cold.get_mut(conn.cold)) {
+            let dropped = self.backlog.keep_started(&mut rare.queue);
+            self.stats.deliveries_dropped.add(u64::from(dropped));
+        }
+        self.goodbye(
+            key,
+            code::TRY_AGAIN,
+            r#"{"reason":"slow_consumer"}"#,
+            EndReason::SlowConsumer,
+            Then::Linger,
+        );
+    }
+
+    pub(crate) fn close_with(
+        &mut self,
+        key: Key,
+        frame: &[u8],
+        sent: Option<u16>,
+        received: Option<u16>,
+        why: EndReason,
+        then: Then,
+    ) {
+        let Some(conn) = self.conns.get(key) else { return };
+        if !matches!(conn.phase, Phase::Open | Phase::PongWait) {
+            return;
+        }
+        self.leave_channels(key);
+        if let Some(rare) = self.rare_mut(key) {
+            rare.goodbye = Some(Goodbye { why, sent, received, then });
+        }
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.phase = Phase::Closing;
+        }
+        self.arm(key, self.rules.close_ticks);
+        self.unpause(key);
+        self.last_words(key, frame);
+    }
+
+    /// Whoever is on the way out is read again: the answer to the close frame is among what was not read.
+    fn unpause(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.flags.contains(Flags::PAUSED) {
+            conn.flags.remove(Flags::PAUSED);
+            self.paused -= 1;
+            if conn.flags.contains(Flags::UNREAD) {
+                self.carry(key);
+            }
+        }
+    }
+
+    fn last_words(&mut self, key: Key, frame: &[u8]) {
+        let written = match self.write_through(key, &[IoSlice::new(frame)]) {
+            egress::Left::Nothing => return self.said(key),
+            egress::Left::Gone => return,
+            egress::Left::Behind(written) => written,
+        };
+        let frame = self.backlog.hold(Bytes::copy_from_slice(frame), NONE);
+        let queued = match self.conns.get(key).and_then(|conn| self.cold.get_mut(conn.cold)) {
+            Some(rare) => {
+                let pushed = self.backlog.push(&mut rare.queue, frame, &LAST_WORDS);
+                if pushed.is_ok() && written > 0 {
+                    self.backlog.consume(&mut rare.queue, written);
+                }
+                pushed
+            }
+            None => Ok(()),
+        };
+        self.backlog.release(frame);
+        if queued.is_err() {
+            // Not even this fits into the node's backlog: the connection ends without a word.
+            self.end(key, EndReason::SlowConsumer, Hangup::Reset);
+        } else if let Some(conn) = self.conns.get_mut(key)
+            && !conn.flags.contains(Flags::UNWRITABLE)
+            && !conn.flags.contains(Flags::DIRTY)
+        {
+            // Frames that became due in this turn stand before it.
+            conn.flags.insert(Flags::DIRTY);
+            self.dirty.push(key);
+        }
+    }
+
+    /// All that was to be said has left.
+    pub(crate) fn said(&mut self, key: Key) {
+        let Some(conn) = self.conns.get(key) else { return };
+        let phase = conn.phase;
+        let goodbye = self.rare(key).and_then(|rare| rare.goodbye);
+        match (phase, goodbye.map(|goodbye| goodbye.then)) {
+            (Phase::Closing, Some(Then::HangUp)) => self.end(key, EndReason::ClientClose, Hangup::Gentle),
+            (Phase::Closing, Some(Then::Linger)) => {
+                if let Some(conn) = self.conns.get_mut(key) {
+                    conn.phase = Phase::Lingering;
+                }
+                self.arm(key, self.rules.linger_ticks);
+                self.say_no_more(key);
+            }
+            (Phase::Lingering, _) => self.say_no_more(key),
+            _ => {}
+        }
+    }
+
+    /// Closes our half once everything has left, and discards what still comes.
+    pub(crate) fn say_no_more(&mut self, key: Key) {
+        let waits = self.rare(key).is_some_and(|rare| !rare.queue.is_empty());
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if waits {
+            return;
+        }
+        if let Some(socket) = conn.socket.as_mut() {
+            self.net.finish(socket);
+        }
+        self.unpause(key);
+    }
+
+    /// Takes a connection out of all its channels.
+    pub(crate) fn leave_channels(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        while let Some(left) = self.channels.leave_one(key.index(), &mut conn.first_subscription) {
+            if let Left::Last(name) = left {
+                self.switchboard.leave(self.shard, &Channel::from_checked(name));
+            }
+        }
+    }
+
+    /// Ends a connection: closes its socket and gives back everything it held. A goodbye that has begun says why;
+    /// otherwise `why` does.
+    pub(crate) fn end(&mut self, key: Key, why: EndReason, how: Hangup) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Some(socket) = conn.socket.take() else { return };
+        let unsent = self.cold.get(conn.cold).is_some_and(|rare| !rare.queue.is_empty());
+        if conn.phase == Phase::Handshake {
+            self.handshake_over(key);
+        }
+        // What the kernel has not taken cannot be delivered: a reset says so, a FIN would say that it was all.
+        self.net.close(socket, if unsent { Hangup::Reset } else { how });
+        self.unpause(key);
+        self.leave_channels(key);
+        drop(self.take_partial(key));
+        let goodbye = self.rare(key).and_then(|rare| rare.goodbye);
+        let ending = self.opened(key).then(|| self.ending(key, why, goodbye));
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        conn.phase = Phase::Ended;
+        self.publishers.remove(conn.identity);
+        conn.identity = NONE;
+        if let Some(mut rare) = self.cold.remove(conn.cold) {
+            self.backlog.clear(&mut rare.queue);
+        }
+        conn.cold = NONE;
+        self.wheel.disarm(&mut self.conns, key.index());
+        if let Some(ending) = ending {
+            self.stats.ended[ending.reason as usize].add(1);
+            self.unreported.0.push_back((key, ending));
+        } else {
+            self.remove(key);
+        }
+    }
+
+    fn ending(&self, key: Key, why: EndReason, goodbye: Option<Goodbye>) -> Ending {
+        let traffic = self.traffic(key);
+        let (mut route, mut age_ticks, mut peer) = (0, 0, std::net::IpAddr::from([0, 0, 0, 0]));
+        if let Some(conn) = self.conns.get(key) {
+            route = conn.route;
+            age_ticks = self.now.saturating_sub(conn.opened);
+            peer = self.gate.peers().address(conn.admission.peer());
+        }
+        Ending {
+            address: self.address(key),
+            peer,
+            route,
+            reason: goodbye.map_or(why, |goodbye| goodbye.why),
+            age_ticks,
+            traffic,
+            sent_code: goodbye.and_then(|goodbye| goodbye.sent),
+            received_code: goodbye.and_then(|goodbye| goodbye.received),
+        }
+    }
+
+    /// Hands the endings of this turn to the outbox, and the outbox to its reader.
+    pub(crate) fn report(&mut self) {
+        while let Some((key, ending)) = self.unreported.0.front() {
+            if !self.outbox.has_room() && !self.outbox.flush() {
+                return;
+            }
+            let key = *key;
+            if self.outbox.push(Event::Ended(ending.clone())).is_err() {
+                return;
+            }
+            self.unreported.0.pop_front();
+            self.remove(key);
+        }
+        self.outbox.flush();
+    }
+
+    /// The only caller of [`store::Conns::remove`].
+    fn remove(&mut self, key: Key) {
+        if let Some(conn) = self.conns.remove(key) {
+            self.gate.release(conn.admission);
+        }
+    }
+}

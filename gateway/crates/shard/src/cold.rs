@@ -1,0 +1,130 @@
+//! The rare state of a connection: what it has while something is half done, dropped again when it goes quiet.
+
+use bridge::EndReason;
+use store::{Key, NONE, Queue};
+use wire::ws::Assembly;
+
+use crate::net::Net;
+use crate::turn::Shard;
+
+/// What few connections have at a time. At most 128 bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// What has arrived in part.
+    pub partial: Partial,
+    /// What waits for the socket.
+    pub queue: Queue,
+    /// Tick at which the queue last got shorter, or began.
+    pub wrote: u32,
+    /// Publishes of it that wait for a place in a mailbox.
+    pub unplaced: u32,
+    /// How it is being closed.
+    pub goodbye: Option<Goodbye>,
+}
+
+/// Something that has arrived in part.
+#[derive(Debug, Default)]
+pub(crate) enum Partial {
+    #[default]
+    None,
+    /// The beginning of a request head.
+    Head(Vec<u8>),
+    /// Half a frame, or a message without its last fragment.
+    Frames(Box<Assembly>),
+}
+
+/// A close that has begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goodbye {
+    pub why: EndReason,
+    pub sent: Option<u16>,
+    pub received: Option<u16>,
+    pub then: Then,
+}
+
+/// What follows when the close frame is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The peer answers it.
+    Await,
+    /// The peer broke the rules: say no more, discard what it sends, let it hang up.
+    Linger,
+    /// It was the answer: hang up.
+    HangUp,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        matches!(self.partial, Partial::None)
+            && self.queue.is_empty()
+            && self.unplaced == 0
+            && self.goodbye.is_none()
+    }
+}
+
+impl Partial {
+    /// Memory it holds, for the gauge.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Head(head) => head.capacity() as u64,
+            Self::Frames(assembly) => (assembly.held_bytes() + size_of::<Assembly>()) as u64,
+        }
+    }
+}
+
+impl<N: Net> Shard<N> {
+    /// The rare state of a connection, made now if it has none. `None` for a stale key.
+    pub(crate) fn rare_mut(&mut self, key: Key) -> Option<&mut Rare> {
+        let conn = self.conns.get_mut(key)?;
+        if conn.cold == NONE {
+            match self.cold.insert(Rare { wrote: self.now, ..Rare::default() }) {
+                Ok(index) => conn.cold = index,
+                Err(_) => debug_assert!(false, "there are as many cold entries as records"),
+            }
+        }
+        self.cold.get_mut(conn.cold)
+    }
+
+    /// The rare state, if it has any.
+    pub(crate) fn rare(&self, key: Key) -> Option<&Rare> {
+        self.cold.get(self.conns.get(key)?.cold)
+    }
+
+    /// Takes what has arrived in part, to go on with it.
+    pub(crate) fn take_partial(&mut self, key: Key) -> Partial {
+        let Some(conn) = self.conns.get(key) else { return Partial::None };
+        let Some(rare) = self.cold.get_mut(conn.cold) else { return Partial::None };
+        let partial = std::mem::take(&mut rare.partial);
+        self.partial_bytes -= partial.held_bytes();
+        partial
+    }
+
+    /// Keeps what has arrived in part.
+    pub(crate) fn keep_partial(&mut self, key: Key, partial: Partial) {
+        let held = partial.held_bytes();
+        if let Some(rare) = self.rare_mut(key) {
+            rare.partial = partial;
+            self.partial_bytes += held;
+        }
+    }
+
+    /// Drops the cold entry if nothing rare is left.
+    pub(crate) fn settle(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if self.cold.get(conn.cold).is_some_and(Rare::is_empty) {
+            self.cold.remove(conn.cold);
+            conn.cold = NONE;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rare_state_stays_small() {
+        assert!(size_of::<Rare>() <= 128, "{}", size_of::<Rare>());
+    }
+}

@@ -1,0 +1,177 @@
+//! Writing: the only place that writes to sockets. What the kernel does not take at once waits in the backlog, in
+//! order, and leaves when the socket has room again.
+//!
+//! Two ways out: a *reply* is written where it arises (an echo, a pong, the answer to a handshake), and what other
+//! people send becomes *due*: it is queued, and all of a turn leaves in one vectored write at the turn's end.
+
+use std::io::IoSlice;
+
+use bridge::EndReason;
+use bridge::message::Bytes;
+use store::{Flags, FrameIndex, Full, Key, NONE};
+
+use crate::net::{Hangup, Net, Wrote};
+use crate::turn::Shard;
+
+/// Frames per vectored write.
+pub(crate) const SLICES_MAX: usize = 64;
+
+/// How far a direct write got.
+pub(crate) enum Left {
+    /// Everything has left.
+    Nothing,
+    /// All but the first so many bytes still has to leave.
+    Behind(usize),
+    /// The connection is broken; it has been ended.
+    Gone,
+}
+
+impl<N: Net> Shard<N> {
+    /// An event says that there is room.
+    pub(crate) fn writable(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.flags.contains(Flags::UNWRITABLE) {
+            conn.flags.remove(Flags::UNWRITABLE);
+            self.flush(key);
+        }
+    }
+
+    /// Writes at once if nothing waits before it.
+    pub(crate) fn write_through(&mut self, key: Key, slices: &[IoSlice<'_>]) -> Left {
+        let Some(conn) = self.conns.get_mut(key) else { return Left::Gone };
+        let waits = self.cold.get(conn.cold).is_some_and(|rare| !rare.queue.is_empty());
+        if waits || conn.flags.contains(Flags::UNWRITABLE) {
+            return Left::Behind(0);
+        }
+        let Some(socket) = conn.socket.as_mut() else { return Left::Gone };
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        let wrote = match slices {
+            [one] => self.net.write_one(socket, one),
+            many => self.net.write(socket, many),
+        };
+        match wrote {
+            Wrote::Bytes(written) => {
+                self.stats.bytes_out.add(written as u64);
+                if written == offered {
+                    return Left::Nothing;
+                }
+                conn.flags.insert(Flags::UNWRITABLE);
+                Left::Behind(written)
+            }
+            Wrote::WouldBlock => {
+                conn.flags.insert(Flags::UNWRITABLE);
+                Left::Behind(0)
+            }
+            Wrote::Reset => {
+                self.end(key, EndReason::Reset, Hangup::Gentle);
+                Left::Gone
+            }
+        }
+    }
+
+    /// Writes a reply. What does not leave at once waits, and the connection is not read until it has left: who asks
+    /// faster than it listens is slowed down by TCP.
+    pub(crate) fn reply(&mut self, key: Key, head: &[u8], body: &[u8]) {
+        let left = if body.is_empty() {
+            self.write_through(key, &[IoSlice::new(head)])
+        } else {
+            self.write_through(key, &[IoSlice::new(head), IoSlice::new(body)])
+        };
+        let Left::Behind(written) = left else { return };
+        let frame = self.backlog.hold(Bytes::from([head, body].concat()), NONE);
+        let queued = self.queue(key, frame, written);
+        self.backlog.release(frame);
+        match queued {
+            Ok(()) => self.pause(key),
+            Err(_) => self.slow_consumer(key),
+        }
+    }
+
+    /// Queues a frame of which `written` bytes have left already.
+    pub(crate) fn queue(&mut self, key: Key, frame: FrameIndex, written: usize) -> Result<(), Full> {
+        let limit = self.rules.backlog;
+        let now = self.now;
+        let Some(rare) = self.rare_mut(key) else { return Ok(()) };
+        // Borrowed apart: the queue lives in the cold entry, its frames in the backlog.
+        let mut queue = std::mem::take(&mut rare.queue);
+        if queue.is_empty() {
+            rare.wrote = now;
+        }
+        let pushed = self.backlog.push(&mut queue, frame, &limit);
+        if pushed.is_ok() && written > 0 {
+            self.backlog.consume(&mut queue, written);
+        }
+        if let Some(rare) = self.rare_mut(key) {
+            rare.queue = queue;
+        }
+        if pushed.is_err() {
+            self.settle(key);
+        }
+        pushed
+    }
+
+    /// Queues a frame that leaves at the end of this turn, with all others that become due until then.
+    pub(crate) fn due(&mut self, key: Key, frame: FrameIndex) -> Result<(), Full> {
+        self.queue(key, frame, 0)?;
+        if let Some(conn) = self.conns.get_mut(key)
+            && !conn.flags.contains(Flags::DIRTY)
+            && !conn.flags.contains(Flags::UNWRITABLE)
+        {
+            conn.flags.insert(Flags::DIRTY);
+            self.dirty.push(key);
+        }
+        Ok(())
+    }
+
+    /// Writes what became due in this turn.
+    pub(crate) fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            if let Some(conn) = self.conns.get_mut(key) {
+                conn.flags.remove(Flags::DIRTY);
+                if !conn.flags.contains(Flags::UNWRITABLE) {
+                    self.flush(key);
+                }
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    /// Writes the queue until it is empty or the socket is full.
+    pub(crate) fn flush(&mut self, key: Key) {
+        loop {
+            let Some(conn) = self.conns.get_mut(key) else { return };
+            let Some(socket) = conn.socket.as_mut() else { return };
+            let Some(rare) = self.cold.get_mut(conn.cold) else { return };
+            if rare.queue.is_empty() {
+                return self.drained(key);
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.backlog.gather(&rare.queue, &mut slices);
+            let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+            match self.net.write(socket, &slices[..count]) {
+                Wrote::Bytes(written) => {
+                    self.stats.bytes_out.add(written as u64);
+                    self.backlog.consume(&mut rare.queue, written);
+                    rare.wrote = self.now;
+                    if written < offered {
+                        conn.flags.insert(Flags::UNWRITABLE);
+                        return;
+                    }
+                }
+                Wrote::WouldBlock => {
+                    conn.flags.insert(Flags::UNWRITABLE);
+                    return;
+                }
+                Wrote::Reset => return self.end(key, EndReason::Reset, Hangup::Gentle),
+            }
+        }
+    }
+
+    /// Nothing waits for the socket any more.
+    fn drained(&mut self, key: Key) {
+        self.said(key);
+        self.resume(key);
+        self.settle(key);
+    }
+}

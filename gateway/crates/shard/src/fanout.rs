@@ -1,0 +1,238 @@
+//! A message to everybody in a channel, in slices: one job per channel, jobs take turns, so that a small room does not
+//! wait behind a huge one. All messages of a channel that wait when a walk over its subscribers begins are sent in
+//! that walk, to each subscriber in one write.
+//!
+//! When several jobs are at work in one turn, what they send becomes due and leaves together at the turn's end, because
+//! a connection may be in more than one of their channels. A lone job writes directly.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
+
+use bridge::{Delivered, Publish, Receipt};
+use store::{ChannelIndex, FrameIndex, Key, NONE};
+
+use crate::egress::{Left, SLICES_MAX};
+use crate::net::Net;
+use crate::turn::{Shard, budget};
+
+/// Subscribers visited per turn, over all jobs.
+const VISITS_PER_TURN: usize = 256;
+/// Subscribers a job visits before the next job has its turn.
+const VISITS_PER_SLICE: usize = 64;
+/// Frames sent in one walk.
+const BATCH_FRAMES: usize = SLICES_MAX;
+/// Bytes sent in one walk, unless a single frame is larger.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Messages, and their bytes, that may wait; beyond it the mailbox is left alone.
+const PENDING_MAX: usize = 4096;
+const PENDING_BYTES_MAX: usize = 64 << 20;
+
+/// The fan-outs of a shard.
+#[derive(Default)]
+pub(crate) struct Fanout {
+    jobs: HashMap<ChannelIndex, Job>,
+    /// Whose turn it is, each job once.
+    order: VecDeque<ChannelIndex>,
+    pending: usize,
+    pending_bytes: usize,
+}
+
+/// What goes to one channel.
+#[derive(Default)]
+struct Job {
+    waiting: VecDeque<Due>,
+    batch: Vec<Due>,
+    /// The frames of the batch end to end, when that saves slices.
+    joined: Vec<u8>,
+    bytes: usize,
+    payload: usize,
+    /// Somebody in the batch must not hear himself.
+    excludes: bool,
+}
+
+/// One message on its way.
+struct Due {
+    frame: FrameIndex,
+    bytes: usize,
+    payload: usize,
+    exclude: Option<Key>,
+    receipt: Option<Receipt>,
+    since: u32,
+    delivered: Delivered,
+}
+
+impl Fanout {
+    pub(crate) fn has_room(&self) -> bool {
+        self.pending < PENDING_MAX && self.pending_bytes < PENDING_BYTES_MAX
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    pub(crate) const fn pending(&self) -> usize {
+        self.pending
+    }
+}
+
+impl<N: Net> Shard<N> {
+    /// Takes a publish; who subscribes later does not hear it.
+    pub(crate) fn start_fan_out(&mut self, publish: Publish) {
+        let Some(channel) = self.channels.find(publish.channel.as_str()) else { return };
+        let bytes = publish.message.websocket().clone();
+        let due = Due {
+            bytes: bytes.len(),
+            payload: publish.message.payload().len(),
+            frame: self.backlog.hold(bytes, channel.tag()),
+            exclude: publish.exclude.and_then(|address| self.key(address)),
+            receipt: publish.receipt,
+            since: self.now,
+            delivered: Delivered::default(),
+        };
+        self.fanout.pending += 1;
+        self.fanout.pending_bytes += due.bytes;
+        let job = self.fanout.jobs.entry(channel).or_insert_with(|| {
+            self.fanout.order.push_back(channel);
+            Job::default()
+        });
+        job.waiting.push_back(due);
+    }
+
+    /// One slice of every job that has its turn, within the budget of visits.
+    pub(crate) fn fan_out(&mut self) {
+        let alone = self.fanout.order.len() == 1;
+        let mut visits = VISITS_PER_TURN;
+        while visits > 0 {
+            let Some(channel) = self.fanout.order.pop_front() else { return };
+            let Some(mut job) = self.fanout.jobs.remove(&channel) else { continue };
+            let slice = if alone { visits } else { visits.min(VISITS_PER_SLICE) };
+            let (visited, over) = self.walk(channel, &mut job, slice, alone);
+            visits -= visited.max(1);
+            if over && job.waiting.is_empty() {
+                continue;
+            }
+            self.fanout.jobs.insert(channel, job);
+            self.fanout.order.push_back(channel);
+        }
+        if !self.fanout.order.is_empty() {
+            self.stats.budget_hits[budget::FANOUT].add(1);
+        }
+    }
+
+    /// Goes on with a job. Says how many subscribers it visited, and whether its batch is done.
+    fn walk(&mut self, channel: ChannelIndex, job: &mut Job, most: usize, direct: bool) -> (usize, bool) {
+        if job.batch.is_empty() {
+            self.begin(channel, job);
+        }
+        for visited in 0..most {
+            let Some(index) = self.channels.walk(channel) else {
+                self.finish_batch(job);
+                return (visited, true);
+            };
+            if let Some(key) = self.conns.key_at(index) {
+                self.deliver(key, job, direct);
+            }
+        }
+        (most, false)
+    }
+
+    /// Takes the messages that wait into a batch, and starts the walk.
+    fn begin(&mut self, channel: ChannelIndex, job: &mut Job) {
+        (job.bytes, job.payload, job.excludes) = (0, 0, false);
+        while let Some(due) = job.waiting.front() {
+            let fits = job.batch.is_empty()
+                || (job.batch.len() < BATCH_FRAMES && job.bytes + due.bytes <= BATCH_BYTES);
+            if !fits {
+                break;
+            }
+            job.bytes += due.bytes;
+            job.payload += due.payload;
+            job.excludes |= due.exclude.is_some();
+            job.batch.extend(job.waiting.pop_front());
+        }
+        job.joined.clear();
+        if job.batch.len() > 1 {
+            for due in &job.batch {
+                job.joined.extend_from_slice(self.backlog.bytes(due.frame));
+            }
+        }
+        self.channels.start_walk(channel);
+    }
+
+    fn finish_batch(&mut self, job: &mut Job) {
+        for due in job.batch.drain(..) {
+            self.fanout.pending -= 1;
+            self.fanout.pending_bytes -= due.bytes;
+            self.backlog.release(due.frame);
+            self.stats.fanout_subscribers.record(due.delivered.subscribers);
+            self.stats.fanout_ticks.record(u64::from(self.now.saturating_sub(due.since)));
+            if let Some(receipt) = due.receipt {
+                receipt.add(due.delivered);
+            }
+        }
+    }
+
+    fn deliver(&mut self, key: Key, job: &mut Job, direct: bool) {
+        if job.excludes && job.batch.iter().any(|due| due.exclude == Some(key)) {
+            return self.deliver_queued(key, job, 0);
+        }
+        let count = job.batch.len() as u32;
+        if !direct {
+            return self.deliver_queued(key, job, 0);
+        }
+        let left = match &job.batch[..] {
+            [one] => {
+                // The frame table is not touched while the write borrows from it.
+                let bytes = self.backlog.shared(one.frame).clone();
+                self.write_through(key, &[IoSlice::new(&bytes)])
+            }
+            _ => self.write_through(key, &[IoSlice::new(&job.joined)]),
+        };
+        match left {
+            Left::Nothing => {
+                for due in &mut job.batch {
+                    due.delivered.subscribers += 1;
+                }
+                self.stats.deliveries.add(u64::from(count));
+                self.count_out(key, count, job.payload);
+            }
+            Left::Behind(written) => self.deliver_queued(key, job, written),
+            Left::Gone => {}
+        }
+    }
+
+    /// Queues the batch for one subscriber, but for what has left already and what is its own.
+    fn deliver_queued(&mut self, key: Key, job: &mut Job, mut written: usize) {
+        for due in &mut job.batch {
+            if due.exclude == Some(key) {
+                continue;
+            }
+            due.delivered.subscribers += 1;
+            self.stats.deliveries.add(1);
+            if written >= due.bytes {
+                written -= due.bytes;
+                self.count_out(key, 1, due.payload);
+                continue;
+            }
+            let queued =
+                if written > 0 { self.queue(key, due.frame, written) } else { self.due(key, due.frame) };
+            written = 0;
+            match queued {
+                Ok(()) => {
+                    due.delivered.queued += 1;
+                    self.stats.deliveries_queued.add(1);
+                    self.count_out(key, 1, due.payload);
+                }
+                Err(_) => {
+                    due.delivered.dropped += 1;
+                    self.stats.deliveries_dropped.add(1);
+                    self.slow_consumer(key);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Direct frames belong to no channel.
+const _: () = assert!(NONE == u32::MAX);

@@ -1,0 +1,285 @@
+//! What a shard obeys: routes, intervals and bounds, built once from the configuration and swapped whole.
+//!
+//! Owns the match of a request path to a route and the rendering of channel names; refuses to know TOML. A path
+//! variable is one percent-decoded segment of `[A-Za-z0-9_-]{1,64}`: anything else matches no route, so that no path
+//! can name a channel its operator did not mean.
+
+use bridge::Channel;
+use store::QueueLimit;
+use wire::ws::Limits;
+use wire::ws::handshake::OriginPattern;
+
+/// Most bytes of a path variable.
+pub const VARIABLE_BYTES_MAX: usize = 64;
+/// Most variables of one path.
+pub const VARIABLES_MAX: usize = 8;
+
+/// Everything that may change while running. Times are ticks of 100 ms.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// In the order of the configuration; their place is their number.
+    pub routes: Vec<Route>,
+    /// A connection that was quiet this long is pinged.
+    pub ping_ticks: u32,
+    /// A ping must be answered, by any bytes, within this.
+    pub pong_ticks: u32,
+    /// The request head must be complete within this.
+    pub handshake_ticks: u32,
+    /// Our close frame must be answered within this.
+    pub close_ticks: u32,
+    /// After the last byte the peer may take this long to hang up.
+    pub linger_ticks: u32,
+    /// Most bytes of a request head.
+    pub head_bytes: usize,
+    /// Most channels of one connection.
+    pub subscriptions: u32,
+    /// Bound of one connection's backlog.
+    pub backlog: QueueLimit,
+}
+
+/// A path pattern and what happens behind it.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Metric label, log field.
+    pub name: Box<str>,
+    /// The pattern, without the leading slash.
+    pub path: Vec<Segment>,
+    /// Channels a connection is in from the start.
+    pub subscribe: Vec<Template>,
+    /// What happens to what it sends.
+    pub inbound: Inbound,
+    /// Whether a publisher does not hear itself.
+    pub exclude_self: bool,
+    /// Who may connect from a browser.
+    pub origins: Vec<OriginPattern>,
+    /// Subprotocols it speaks.
+    pub protocols: Vec<Box<str>>,
+    /// Bounds of what it accepts.
+    pub limits: Limits,
+}
+
+/// One segment of a path pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Exactly this, percent-decoded.
+    Literal(Box<str>),
+    /// A variable, numbered in the order of the path.
+    Variable,
+}
+
+/// A channel name with variables in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(pub Vec<Piece>);
+
+/// One piece of a channel template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// As it stands.
+    Literal(Box<str>),
+    /// The path variable with this number.
+    Variable(usize),
+}
+
+/// What happens to messages of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// Published to a channel.
+    Publish(Template),
+    /// Sent back.
+    Echo,
+    /// Counted and dropped.
+    Ignore,
+}
+
+/// Values of the variables of a path that matched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Variables<'a> {
+    values: [&'a str; VARIABLES_MAX],
+    count: usize,
+}
+
+impl<'a> Variables<'a> {
+    /// The value with this number; empty when there is none.
+    #[must_use]
+    pub fn value(&self, number: usize) -> &'a str {
+        self.values[..self.count].get(number).copied().unwrap_or_default()
+    }
+}
+
+impl Template {
+    /// The channel. `None` when the result breaks the grammar of channels, which the configuration rules out.
+    #[must_use]
+    pub fn render(&self, variables: &Variables<'_>) -> Option<Channel> {
+        let mut name = String::with_capacity(48);
+        for piece in &self.0 {
+            name.push_str(match piece {
+                Piece::Literal(text) => text,
+                Piece::Variable(number) => variables.value(*number),
+            });
+        }
+        Channel::parse(&name).ok()
+    }
+}
+
+impl Rules {
+    /// The route a path leads to. A literal segment beats a variable, segment by segment from the left.
+    #[must_use]
+    pub fn route<'a>(&self, path: &'a str) -> Option<(u16, Variables<'a>)> {
+        let mut best: Option<(usize, Variables<'a>)> = None;
+        for (number, route) in self.routes.iter().enumerate() {
+            if let Some(variables) = matches(&route.path, path) {
+                let wins = best.is_none_or(|(other, _)| beats(&route.path, &self.routes[other].path));
+                if wins {
+                    best = Some((number, variables));
+                }
+            }
+        }
+        best.map(|(number, variables)| (number as u16, variables))
+    }
+}
+
+fn beats(one: &[Segment], other: &[Segment]) -> bool {
+    for (a, b) in one.iter().zip(other) {
+        match (a, b) {
+            (Segment::Literal(_), Segment::Variable) => return true,
+            (Segment::Variable, Segment::Literal(_)) => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+fn matches<'a>(pattern: &[Segment], path: &'a str) -> Option<Variables<'a>> {
+    let mut variables = Variables::default();
+    let mut segments = path.strip_prefix('/')?.split('/');
+    for wanted in pattern {
+        let found = segments.next()?;
+        match wanted {
+            Segment::Literal(text) => {
+                if !decodes_to(found, text) {
+                    return None;
+                }
+            }
+            Segment::Variable => {
+                // Every byte that may stand in a variable is unreserved (RFC 3986 section 2.3), so an escape in it is
+                // either needless or not allowed; both are refused rather than decoded into a copy.
+                let fits = (1..=VARIABLE_BYTES_MAX).contains(&found.len())
+                    && found.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+                if !fits || variables.count == VARIABLES_MAX {
+                    return None;
+                }
+                variables.values[variables.count] = found;
+                variables.count += 1;
+            }
+        }
+    }
+    // The pattern of `/` is one empty literal.
+    segments.next().is_none().then_some(variables)
+}
+
+/// Whether a raw path segment, percent-decoded once, is this text.
+fn decodes_to(raw: &str, text: &str) -> bool {
+    let mut wanted = text.bytes();
+    let mut raw = raw.bytes();
+    while let Some(byte) = raw.next() {
+        let byte = if byte == b'%' {
+            let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
+            match (digit(raw.next()), digit(raw.next())) {
+                (Some(high), Some(low)) => (high * 16 + low) as u8,
+                _ => return false,
+            }
+        } else {
+            byte
+        };
+        if wanted.next() != Some(byte) {
+            return false;
+        }
+    }
+    wanted.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn segments(pattern: &str) -> Vec<Segment> {
+        let parts = pattern[1..].split('/');
+        parts
+            .map(|s| if s.starts_with('{') { Segment::Variable } else { Segment::Literal(s.into()) })
+            .collect()
+    }
+
+    fn rules(patterns: &[&str]) -> Rules {
+        let route = |path: &&str| Route {
+            name: (*path).into(),
+            path: segments(path),
+            subscribe: Vec::new(),
+            inbound: Inbound::Ignore,
+            exclude_self: false,
+            origins: Vec::new(),
+            protocols: Vec::new(),
+            limits: Limits { message_bytes: 1, frame_bytes: 1, fragments: 1 },
+        };
+        Rules {
+            routes: patterns.iter().map(route).collect(),
+            ping_ticks: 1,
+            pong_ticks: 1,
+            handshake_ticks: 1,
+            close_ticks: 1,
+            linger_ticks: 1,
+            head_bytes: 1,
+            subscriptions: 1,
+            backlog: QueueLimit { entries: 1, bytes: 1 },
+        }
+    }
+
+    #[test]
+    fn a_literal_beats_a_variable_whatever_the_order() {
+        let rules = rules(&["/rooms/{room}", "/rooms/lobby", "/"]);
+        assert_eq!(rules.route("/rooms/lobby").unwrap().0, 1);
+        let (route, variables) = rules.route("/rooms/l-1_2").unwrap();
+        assert_eq!((route, variables.value(0), variables.value(1)), (0, "l-1_2", ""));
+        assert_eq!(rules.route("/").unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_variable_holds_nothing_that_a_bus_could_take_for_a_wildcard() {
+        let rules = rules(&["/rooms/{room}"]);
+        for path in [
+            "/rooms/*",
+            "/rooms/%2A",
+            "/rooms/>",
+            "/rooms/a.b",
+            "/rooms/",
+            "/rooms/a%2Fb",
+            "/rooms/a/b",
+            "rooms/a",
+            "",
+        ] {
+            assert!(rules.route(path).is_none(), "{path}");
+        }
+        assert!(rules.route(&format!("/rooms/{}", "x".repeat(65))).is_none());
+    }
+
+    #[test]
+    fn a_literal_matches_its_escaped_form() {
+        let rules = rules(&["/é/b"]);
+        assert!(rules.route("/%C3%A9/%62").is_some());
+        assert!(rules.route("/%C3/b").is_none());
+        assert!(rules.route("/%C3%A9/%6").is_none());
+    }
+
+    #[test]
+    fn a_template_renders_a_checked_channel() {
+        let rules = rules(&["/a/{x}/{y}"]);
+        let (_, variables) = rules.route("/a/one/two").unwrap();
+        let template = Template(vec![
+            Piece::Literal("room.".into()),
+            Piece::Variable(1),
+            Piece::Literal("-".into()),
+            Piece::Variable(0),
+        ]);
+        assert_eq!(template.render(&variables).unwrap().as_str(), "room.two-one");
+    }
+}

@@ -1,0 +1,155 @@
+//! WebSocket: frames become messages, messages become what the route says, rule-breakers are shown out.
+
+use std::sync::Arc;
+
+use bridge::EndReason;
+use bridge::message::Kind;
+use store::{Key, Phase};
+use wire::error::Violation;
+use wire::ws::Assembly;
+use wire::ws::close::{Close, code};
+use wire::ws::frame::{Opcode, header, push_close, push_frame};
+use wire::ws::{Item, Limits};
+
+use crate::cold::{Partial, Then};
+use crate::net::{Hangup, Net};
+use crate::rules::{Inbound, Route};
+use crate::turn::{SCRATCH_BYTES, Shard};
+
+/// Payloads from this size on are written from where they lie instead of being copied beside other replies.
+const COPY_MAX: usize = 16 * 1024;
+
+/// Whether the rest of what was read still matters.
+enum Flow {
+    Go,
+    /// The peer says goodbye.
+    Goodbye(Option<u16>),
+}
+
+impl<N: Net> Shard<N> {
+    /// Bytes of frames.
+    pub(crate) fn frames(&mut self, key: Key, bytes: &mut [u8]) {
+        let rules = Arc::clone(&self.rules);
+        let Some(conn) = self.conns.get(key) else { return };
+        let Some(route) = rules.routes.get(usize::from(conn.route)) else { return };
+        let mut held = match self.take_partial(key) {
+            Partial::Frames(assembly) => Some(assembly),
+            _ => None,
+        };
+        let mut fresh = Assembly::new();
+        let assembly = held.as_deref_mut().unwrap_or(&mut fresh);
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let outcome = self.items(key, route, assembly, bytes, &mut out);
+        if !out.is_empty() {
+            self.reply(key, &out, &[]);
+        }
+        self.out = out;
+        match outcome {
+            Ok(Flow::Go) => {
+                if !assembly.is_idle() {
+                    let assembly = held.unwrap_or_else(|| Box::new(fresh));
+                    self.keep_partial(key, Partial::Frames(assembly));
+                }
+            }
+            Ok(Flow::Goodbye(code)) => self.peer_said_close(key, code),
+            Err(violation) => self.show_out(key, violation),
+        }
+        self.settle(key);
+    }
+
+    fn items(
+        &mut self,
+        key: Key,
+        route: &Route,
+        assembly: &mut Assembly,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Flow, Violation> {
+        let limits: &Limits = &route.limits;
+        let mut at = 0;
+        while let Some(item) = assembly.next(bytes, &mut at, limits)? {
+            // Once our close frame is out, only the peer's matters (RFC 6455 section 5.5.1).
+            let listens =
+                self.conns.get(key).is_some_and(|conn| matches!(conn.phase, Phase::Open | Phase::PongWait));
+            match item {
+                Item::Close(close) => return Ok(Flow::Goodbye(close.map(|Close { code, .. }| code))),
+                _ if !listens => {}
+                Item::Message { kind, payload } => self.message(key, route, kind, payload, out),
+                Item::Ping(payload) => {
+                    self.make_room(key, out, payload.len());
+                    push_frame(out, Opcode::Pong, payload);
+                }
+                Item::Pong(_) => self.stats.pongs.add(1),
+            }
+        }
+        Ok(Flow::Go)
+    }
+
+    fn message(&mut self, key: Key, route: &Route, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+        self.stats.messages_in.add(1);
+        self.stats.bytes_in.add(payload.len() as u64);
+        if let Some(tally) = self.conns.tally_mut(key) {
+            tally.messages_in = tally.messages_in.wrapping_add(1);
+            tally.bytes_in += payload.len() as u64;
+        }
+        match &route.inbound {
+            Inbound::Publish(_) => self.publish(key, route, kind, payload),
+            Inbound::Ignore => self.stats.ignored.add(1),
+            Inbound::Echo => {
+                self.make_room(key, out, payload.len());
+                if payload.len() < COPY_MAX {
+                    push_frame(out, kind.opcode(), payload);
+                } else {
+                    let (header, length) = header(kind.opcode(), payload.len());
+                    self.reply(key, &header[..length], payload);
+                }
+                self.count_out(key, 1, payload.len());
+            }
+        }
+    }
+
+    /// Writes what is gathered before the next reply would make it too much to gather.
+    fn make_room(&mut self, key: Key, out: &mut Vec<u8>, payload: usize) {
+        if !out.is_empty() && out.len() + payload + 16 > SCRATCH_BYTES {
+            self.reply(key, out, &[]);
+            out.clear();
+        } else if payload >= COPY_MAX && !out.is_empty() {
+            // A large reply goes out by itself, behind what was gathered before it.
+            self.reply(key, out, &[]);
+            out.clear();
+        }
+    }
+
+    /// The peer's close frame: it answers ours, or is answered with its own code (RFC 6455 section 5.5.1).
+    fn peer_said_close(&mut self, key: Key, code: Option<u16>) {
+        let Some(conn) = self.conns.get(key) else { return };
+        if conn.phase == Phase::Closing {
+            if let Some(goodbye) = self.rare_mut(key).and_then(|rare| rare.goodbye.as_mut()) {
+                goodbye.received = code;
+            }
+            self.end(key, EndReason::ClientClose, Hangup::Gentle);
+            return;
+        }
+        let mut frame = Vec::with_capacity(4);
+        match code {
+            Some(code) => push_close(&mut frame, code, ""),
+            None => push_frame(&mut frame, Opcode::Close, &[]),
+        }
+        self.close_with(key, &frame, code, code, EndReason::ClientClose, Then::HangUp);
+    }
+
+    fn show_out(&mut self, key: Key, violation: Violation) {
+        let why = match violation.code() {
+            code::INVALID_PAYLOAD => EndReason::InvalidUtf8,
+            code::TOO_BIG => EndReason::MessageTooBig,
+            _ => EndReason::ProtocolError,
+        };
+        // While our own close waits for its answer the peer is only asked to hang up.
+        if self.conns.get(key).is_some_and(|conn| conn.phase == Phase::Closing) {
+            return self.end(key, why, Hangup::Gentle);
+        }
+        let reason = format!("{{\"reason\":\"{}\"}}", violation.label());
+        self.goodbye(key, violation.code(), &reason, why, Then::Linger);
+    }
+}

@@ -1,0 +1,302 @@
+//! The shard and one turn of it. Owns the order of the steps and their budgets, and nothing of what they do.
+//!
+//! Mail and readiness come first (the event loop calls them), then, always in this order: connections that stopped
+//! early for fairness, a slice of the current fan-outs, expired timers, accepts, publishes that waited, goodbyes of a
+//! drain, frames that became due in this turn, the outbox as one batch, gauges.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bridge::id::{Epoch, NodeName};
+use bridge::message::Bytes;
+use bridge::{Address, Inbox, Outbox, Stats, Switchboard};
+use store::{Backlog, Channels, Cold, Conns, Key, Wheel};
+
+use crate::close::Unreported;
+use crate::cold::Rare;
+use crate::drain::Drain;
+use crate::fanout::Fanout;
+use crate::limit::{Admitted, Gate};
+use crate::net::{Net, Readiness};
+use crate::publish::{Publisher, Unplaced};
+use crate::rules::Rules;
+
+/// Carried-over connections per turn.
+pub(crate) const CARRIED_PER_TURN: usize = 256;
+/// Bytes of the scratch that every read goes into.
+pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Indices into `Stats::budget_hits`.
+pub(crate) mod budget {
+    pub(crate) const MAIL: usize = 0;
+    pub(crate) const CARRIED: usize = 1;
+    pub(crate) const FANOUT: usize = 2;
+    pub(crate) const TIMERS: usize = 3;
+    pub(crate) const ACCEPTS: usize = 4;
+}
+
+/// The token of the listener; every other token is a key.
+pub const LISTENER: u64 = 0;
+
+/// How soon the shard wants its next turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A step left work: poll without waiting.
+    Now,
+    /// Something waits for another thread: look again in a millisecond.
+    Soon,
+    /// Nothing to do before the next tick or event.
+    Tick,
+    /// Drained: there is nobody left and nothing to report.
+    Finished,
+}
+
+/// Which shard of which node.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The node.
+    pub node: NodeName,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The shard's number.
+    pub shard: u16,
+}
+
+/// Capacities of a shard's tables; address space, not memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Records.
+    pub connections: u32,
+    /// Channels.
+    pub channels: u32,
+    /// Subscriptions.
+    pub subscriptions: u32,
+    /// Backlog entries.
+    pub backlog_entries: u32,
+    /// Backlog bytes.
+    pub backlog_bytes: u64,
+}
+
+/// What a shard is built from.
+pub struct Parts<N> {
+    /// Its network.
+    pub net: N,
+    /// Who it is.
+    pub identity: Identity,
+    /// How big.
+    pub sizes: Sizes,
+    /// What it obeys.
+    pub rules: Rules,
+    /// The node's gate.
+    pub gate: Arc<Gate>,
+    /// The way to channels.
+    pub switchboard: Arc<Switchboard>,
+    /// Its mailbox.
+    pub inbox: Inbox,
+    /// Its outbox.
+    pub outbox: Outbox,
+    /// Its counters.
+    pub stats: Arc<Stats>,
+    /// Seed of its random choices (heartbeat phases, retry hints).
+    pub seed: u64,
+    /// The current tick.
+    pub now: u32,
+}
+
+/// One event loop's worth of connections.
+pub struct Shard<N: Net> {
+    pub(crate) net: N,
+    pub(crate) shard: u16,
+    /// `node-epoch-shard-`: what every id of this shard begins with.
+    pub(crate) id_prefix: Box<str>,
+    pub(crate) now: u32,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) switchboard: Arc<Switchboard>,
+    pub(crate) inbox: Inbox,
+    pub(crate) outbox: Outbox,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) random: fastrand::Rng,
+
+    pub(crate) conns: Conns<N::Socket, Admitted>,
+    pub(crate) cold: Cold<Rare>,
+    pub(crate) publishers: Cold<Publisher>,
+    pub(crate) wheel: Wheel,
+    pub(crate) backlog: Backlog<Bytes>,
+    pub(crate) channels: Channels,
+
+    pub(crate) fanout: Fanout,
+    pub(crate) unplaced: Unplaced,
+    pub(crate) unreported: Unreported,
+    pub(crate) carry: VecDeque<Key>,
+    pub(crate) dirty: Vec<Key>,
+    pub(crate) drain: Option<Drain>,
+    /// Somebody may wait at the listener.
+    pub(crate) accepting: bool,
+    /// No descriptor was left at this tick; try again at the next.
+    pub(crate) exhausted_at: Option<u32>,
+    pub(crate) timers_left: bool,
+    pub(crate) handshakes: u32,
+    pub(crate) paused: u32,
+    /// Memory held for what has arrived in part.
+    pub(crate) partial_bytes: u64,
+
+    /// Every read goes here first.
+    pub(crate) scratch: Vec<u8>,
+    /// Replies to one connection are gathered here.
+    pub(crate) out: Vec<u8>,
+}
+
+impl<N: Net> Shard<N> {
+    /// A shard with an empty table whose listener may have somebody waiting.
+    #[must_use]
+    pub fn new(parts: Parts<N>) -> Self {
+        let Identity { node, epoch, shard } = &parts.identity;
+        let sizes = parts.sizes;
+        parts.stats.capacity.set(u64::from(sizes.connections));
+        parts.stats.listening.set(1);
+        Self {
+            net: parts.net,
+            shard: *shard,
+            id_prefix: format!("{node}-{epoch}-{shard:x}-").into(),
+            now: parts.now,
+            // A copy of its own: the reference count of a shared one would be a cache line that all shards write.
+            rules: Arc::new(parts.rules),
+            gate: parts.gate,
+            switchboard: parts.switchboard,
+            inbox: parts.inbox,
+            outbox: parts.outbox,
+            stats: parts.stats,
+            random: fastrand::Rng::with_seed(parts.seed),
+            conns: Conns::new(sizes.connections),
+            cold: Cold::new(sizes.connections),
+            publishers: Cold::new(sizes.connections),
+            wheel: Wheel::new(parts.now),
+            backlog: Backlog::new(sizes.backlog_entries, sizes.backlog_bytes),
+            channels: Channels::new(sizes.channels, sizes.subscriptions),
+            fanout: Fanout::default(),
+            unplaced: Unplaced::default(),
+            unreported: Unreported::default(),
+            carry: VecDeque::new(),
+            dirty: Vec::new(),
+            drain: None,
+            accepting: true,
+            exhausted_at: None,
+            timers_left: false,
+            handshakes: 0,
+            paused: 0,
+            partial_bytes: 0,
+            scratch: vec![0; SCRATCH_BYTES],
+            out: Vec::with_capacity(SCRATCH_BYTES),
+        }
+    }
+
+    /// News of one token. Call after [`Shard::mail`] and before [`Shard::turn`].
+    pub fn ready(&mut self, now: u32, token: u64, readiness: Readiness) {
+        self.now = now;
+        if token == LISTENER {
+            self.accepting = self.drain.is_none();
+        } else if let Some(key) = Key::from_bits(token) {
+            if readiness.writable {
+                self.writable(key);
+            }
+            if readiness.readable || readiness.hung_up {
+                self.readable(key, readiness.hung_up);
+            }
+        }
+    }
+
+    /// All steps but mail and readiness.
+    pub fn turn(&mut self, now: u32) -> Next {
+        self.now = now;
+        self.carried();
+        self.fan_out();
+        self.expire();
+        self.accept();
+        self.place();
+        self.drain_slice();
+        self.flush_dirty();
+        self.report();
+        self.gauge();
+        self.next()
+    }
+
+    fn carried(&mut self) {
+        for _ in 0..self.carry.len().min(CARRIED_PER_TURN) {
+            let Some(key) = self.carry.pop_front() else { return };
+            if let Some(conn) = self.conns.get_mut(key) {
+                conn.flags.remove(store::Flags::CARRIED);
+                self.ingest(key);
+            }
+        }
+        if self.carry.len() >= CARRIED_PER_TURN {
+            self.stats.budget_hits[budget::CARRIED].add(1);
+        }
+    }
+
+    fn gauge(&self) {
+        let stats = &self.stats;
+        stats.connections.set(u64::from(self.conns.len()));
+        stats.handshakes.set(u64::from(self.handshakes));
+        stats.fanout_pending.set(self.fanout.pending() as u64);
+        stats.backlog_bytes.set(self.backlog.bytes_held());
+        stats.backlog_entries.set(u64::from(self.backlog.entries()));
+        stats.cold.set(u64::from(self.cold.len()));
+        stats.assembly_bytes.set(self.partial_bytes);
+        stats.paused.set(u64::from(self.paused));
+        stats.channels.set(u64::from(self.channels.len()));
+        stats.subscriptions.set(u64::from(self.channels.subscriptions()));
+        stats.mailbox_depth.set(self.inbox.depth() as u64);
+        stats.turns.add(1);
+    }
+
+    fn next(&self) -> Next {
+        let accepts = self.accepting && self.exhausted_at != Some(self.now);
+        if self.is_drained() {
+            Next::Finished
+        } else if accepts
+            || self.timers_left
+            || !self.carry.is_empty()
+            || !self.fanout.is_empty()
+            || !self.inbox.is_empty()
+            || self.drain.as_ref().is_some_and(Drain::has_work)
+        {
+            Next::Now
+        } else if !self.unplaced.is_empty() || !self.unreported.is_empty() || !self.outbox.is_empty() {
+            Next::Soon
+        } else {
+            Next::Tick
+        }
+    }
+
+    /// The tick it believes in.
+    #[must_use]
+    pub const fn now(&self) -> u32 {
+        self.now
+    }
+
+    /// Records in the table.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.conns.len()
+    }
+
+    /// Its network: the tests reach the script through it.
+    pub const fn net_mut(&mut self) -> &mut N {
+        &mut self.net
+    }
+
+    pub(crate) fn address(&self, key: Key) -> Address {
+        Address { shard: self.shard, slot: key.index(), generation: key.generation() }
+    }
+
+    /// The key of an address, if it is of this shard.
+    pub(crate) fn key(&self, address: Address) -> Option<Key> {
+        let bits = u64::from(address.generation) << 32 | u64::from(address.slot);
+        (address.shard == self.shard).then(|| Key::from_bits(bits)).flatten()
+    }
+
+    pub(crate) fn arm(&mut self, key: Key, ticks: u32) {
+        self.wheel.arm(&mut self.conns, key.index(), self.now.saturating_add(ticks.max(1)));
+    }
+}
