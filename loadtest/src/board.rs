@@ -1,0 +1,174 @@
+//! What the conductor and the client threads tell each other: one goal, one phase, one tally per thread.
+//!
+//! It owns the atomics and nothing else. It refuses locks and queues: the conductor states what it wants, the threads
+//! follow at their next turn, and what they did is read from their tallies at any moment.
+
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// Where a run stands. Set by the conductor only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Connections are opened and closed to meet the goal; no messages.
+    Ramp = 0,
+    /// Messages flow, nothing is recorded.
+    Warm = 1,
+    /// Messages flow and latencies are recorded.
+    Measure = 2,
+    /// No new messages; those under way arrive.
+    Settle = 3,
+    /// Threads end.
+    Finish = 4,
+}
+
+/// Shared by the conductor and all client threads.
+#[derive(Debug)]
+pub(crate) struct Board {
+    goal: AtomicU32,
+    phase: AtomicU8,
+    tallies: Box<[Tally]>,
+}
+
+/// What one thread did so far. Each on its own cache lines, for the threads write them every turn.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Tally {
+    thread_id: AtomicI32,
+    open: AtomicU32,
+    busy: AtomicU32,
+    attempts: AtomicU64,
+    upgrades: AtomicU64,
+    failures: AtomicU64,
+    lost: AtomicU64,
+    pings: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// The sums of a thread, or of all threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Connections that are open now.
+    pub(crate) open: u32,
+    /// Connections that are being opened or closed now.
+    pub(crate) busy: u32,
+    /// Connections begun.
+    pub(crate) attempts: u64,
+    /// Handshakes completed.
+    pub(crate) upgrades: u64,
+    /// Connections that never became open.
+    pub(crate) failures: u64,
+    /// Connections that ended while they were wanted.
+    pub(crate) lost: u64,
+    /// Pings answered.
+    pub(crate) pings: u64,
+    /// Messages sent.
+    pub(crate) sent: u64,
+    /// Messages received and found right.
+    pub(crate) received: u64,
+}
+
+impl Board {
+    /// A board for this many threads: goal zero, phase [`Phase::Ramp`].
+    pub(crate) fn new(threads: usize) -> Board {
+        Board {
+            goal: AtomicU32::new(0),
+            phase: AtomicU8::new(Phase::Ramp as u8),
+            tallies: (0..threads).map(|_| Tally::default()).collect(),
+        }
+    }
+
+    /// How many connections there should be, all threads together.
+    pub(crate) fn goal(&self) -> u32 {
+        self.goal.load(Ordering::Acquire)
+    }
+
+    /// States how many connections there should be.
+    pub(crate) fn set_goal(&self, goal: u32) {
+        self.goal.store(goal, Ordering::Release);
+    }
+
+    /// Where the run stands.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Ramp,
+            1 => Phase::Warm,
+            2 => Phase::Measure,
+            3 => Phase::Settle,
+            _ => Phase::Finish,
+        }
+    }
+
+    /// States where the run stands.
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// How many threads write here.
+    pub(crate) fn threads(&self) -> usize {
+        self.tallies.len()
+    }
+
+    /// Notes the kernel's id of a thread, by which its CPU time is read.
+    pub(crate) fn set_thread_id(&self, thread: usize, id: i32) {
+        self.tallies[thread].thread_id.store(id, Ordering::Relaxed);
+    }
+
+    /// The kernel's ids of all threads.
+    pub(crate) fn thread_ids(&self) -> Vec<i32> {
+        self.tallies.iter().map(|tally| tally.thread_id.load(Ordering::Relaxed)).collect()
+    }
+
+    /// A thread's counts, published once per turn.
+    pub(crate) fn publish(&self, thread: usize, counts: &Counts) {
+        let tally = &self.tallies[thread];
+        tally.open.store(counts.open, Ordering::Relaxed);
+        tally.busy.store(counts.busy, Ordering::Relaxed);
+        tally.attempts.store(counts.attempts, Ordering::Relaxed);
+        tally.upgrades.store(counts.upgrades, Ordering::Relaxed);
+        tally.failures.store(counts.failures, Ordering::Relaxed);
+        tally.lost.store(counts.lost, Ordering::Relaxed);
+        tally.pings.store(counts.pings, Ordering::Relaxed);
+        tally.sent.store(counts.sent, Ordering::Relaxed);
+        tally.received.store(counts.received, Ordering::Relaxed);
+    }
+
+    /// The sums over all threads, each as of its last turn.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        for tally in &self.tallies {
+            sum.open += tally.open.load(Ordering::Relaxed);
+            sum.busy += tally.busy.load(Ordering::Relaxed);
+            sum.attempts += tally.attempts.load(Ordering::Relaxed);
+            sum.upgrades += tally.upgrades.load(Ordering::Relaxed);
+            sum.failures += tally.failures.load(Ordering::Relaxed);
+            sum.lost += tally.lost.load(Ordering::Relaxed);
+            sum.pings += tally.pings.load(Ordering::Relaxed);
+            sum.sent += tally.sent.load(Ordering::Relaxed);
+            sum.received += tally.received.load(Ordering::Relaxed);
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_summed_over_threads() {
+        let board = Board::new(2);
+        board.publish(0, &Counts { open: 1, received: 10, ..Counts::default() });
+        board.publish(1, &Counts { open: 2, received: 20, ..Counts::default() });
+        assert_eq!(board.counts(), Counts { open: 3, received: 30, ..Counts::default() });
+    }
+
+    #[test]
+    fn the_phase_read_is_the_phase_set() {
+        let board = Board::new(1);
+        for phase in [Phase::Ramp, Phase::Warm, Phase::Measure, Phase::Settle, Phase::Finish] {
+            board.set_phase(phase);
+            assert_eq!(board.phase(), phase);
+        }
+    }
+}

@@ -1,0 +1,533 @@
+//! The connections of one client thread and everything that may be done with them.
+//!
+//! It owns sockets, half-read and half-written bytes, late pongs, counts and faults. A quiet connection is one 16-byte
+//! link; the rare rest lies aside in maps. It refuses to decide: scenarios open, send and close, `client` reads.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token, Waker};
+use nix::errno::Errno;
+use socket2::Socket;
+
+use crate::board::{Board, Counts, Phase};
+use crate::clock;
+use crate::fault::{Fault, Faults};
+use crate::frames;
+use crate::sockets;
+use crate::target::{Sources, Target};
+use crate::upgrade::Key;
+
+/// Bytes that may wait for one connection's socket; more means that the server has stopped reading.
+const UNSENT_MAX: usize = 2 << 20;
+
+/// A connection must be open, and a closed one gone, within this time.
+const DEADLINE_NS: u64 = 20_000_000_000;
+
+/// Pings waiting for a late answer, all connections of a thread together; at the bound the oldest is answered at once.
+const LATE_PINGS_MAX: usize = 65_536;
+
+/// Which connection of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Slot(pub(crate) u32);
+
+impl Slot {
+    /// The waker's token; everything below is a slot.
+    pub(crate) const WAKER: Token = Token(u32::MAX as usize);
+
+    /// The slot an event speaks of; `None` for the waker.
+    pub(crate) fn of(token: Token) -> Option<Slot> {
+        u32::try_from(token.0).ok().filter(|&index| index != u32::MAX).map(Slot)
+    }
+
+    /// As an index into a table with one entry per slot.
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// ```text
+/// Free -> Connecting -> Upgrading -> Open -> Closing -> Free      WebSocket
+///                   \-> Http -----------------------> Free        HTTP
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// No connection.
+    Free,
+    /// TCP is being set up.
+    Connecting,
+    /// The upgrade is under way.
+    Upgrading,
+    /// Messages may flow.
+    Open,
+    /// We sent a close frame and wait for the server to end the stream.
+    Closing,
+    /// A plain HTTP connection.
+    Http,
+}
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialogue {
+    /// WebSocket to the target's path.
+    WebSocket,
+    /// HTTP/1.1 to the publish address.
+    Http,
+}
+
+/// How we end a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Farewell {
+    /// A close frame with code 1000, then wait for the server to end the stream.
+    Frame,
+    /// Close the socket: the server sees a FIN.
+    Fin,
+}
+
+/// What a thread must know before it begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The WebSocket server.
+    pub(crate) target: Target,
+    /// Where HTTP connections go; the target's address when there is none.
+    pub(crate) publish: Option<Target>,
+    /// Where connections come from.
+    pub(crate) sources: Sources,
+    /// Pings are answered this much later, ns; 0 is at once.
+    pub(crate) pong_delay_ns: u64,
+}
+
+#[derive(Debug)]
+struct Link {
+    socket: Option<Socket>,
+    since_ms: u32,
+    /// Which connection of this slot: what waits for an earlier one must not reach this one.
+    serial: u32,
+    stage: Stage,
+    dialogue: Dialogue,
+}
+
+/// A ping to be answered later.
+struct LatePong {
+    due_ns: u64,
+    slot: Slot,
+    serial: u32,
+    payload: Vec<u8>,
+}
+
+/// A connection to end once the scenario has returned.
+pub(super) struct Broken {
+    pub(super) slot: Slot,
+    serial: u32,
+    pub(super) fault: Option<Fault>,
+}
+
+/// The connections of one thread.
+pub(crate) struct Desk {
+    plan: Plan,
+    thread: u32,
+    board: Arc<Board>,
+    wakers: Arc<[Waker]>,
+    registry: Registry,
+    key: Key,
+    links: Vec<Link>,
+    partial: HashMap<Slot, Vec<u8>>,
+    unsent: HashMap<Slot, Vec<u8>>,
+    late: VecDeque<LatePong>,
+    broken: Vec<Broken>,
+    request: String,
+    frame: Vec<u8>,
+    faults: Faults,
+    /// Counts of this thread; scenarios add what they verified.
+    pub(crate) counts: Counts,
+}
+
+impl Desk {
+    /// A desk with `slots` free slots, for thread number `thread` of those on the board.
+    pub(crate) fn new(
+        plan: Plan,
+        (thread, slots): (u32, u32),
+        board: Arc<Board>,
+        wakers: Arc<[Waker]>,
+        registry: Registry,
+    ) -> Desk {
+        let free = || Link {
+            socket: None,
+            since_ms: 0,
+            serial: 0,
+            stage: Stage::Free,
+            dialogue: Dialogue::WebSocket,
+        };
+        Desk {
+            plan,
+            thread,
+            board,
+            wakers,
+            registry,
+            key: Key::random(),
+            links: (0..slots).map(|_| free()).collect(),
+            partial: HashMap::new(),
+            unsent: HashMap::new(),
+            late: VecDeque::new(),
+            broken: Vec::new(),
+            request: String::new(),
+            frame: Vec::new(),
+            faults: Faults::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    // What scenarios may ask.
+
+    /// Where the run stands.
+    pub(crate) fn phase(&self) -> Phase {
+        self.board.phase()
+    }
+
+    /// This thread's share of the conductor's goal: connections are dealt to threads in turn.
+    pub(crate) fn goal(&self) -> u32 {
+        share(self.board.goal(), self.thread, self.threads())
+    }
+
+    /// How many threads there are.
+    pub(crate) fn threads(&self) -> u32 {
+        u32::try_from(self.board.threads()).unwrap_or(u32::MAX)
+    }
+
+    /// The number of a slot among the connections of all threads.
+    pub(crate) fn number(&self, slot: Slot) -> u32 {
+        slot.0 * self.threads() + self.thread
+    }
+
+    /// What a slot is doing.
+    pub(crate) fn stage(&self, slot: Slot) -> Stage {
+        self.links[slot.index()].stage
+    }
+
+    /// Whether bytes for this connection wait for its socket.
+    pub(crate) fn is_clogged(&self, slot: Slot) -> bool {
+        self.unsent.contains_key(&slot)
+    }
+
+    // What scenarios may do. Failures come back as `Scenario::closed`.
+
+    /// Begins to connect a free slot.
+    pub(crate) fn open(&mut self, slot: Slot, dialogue: Dialogue) {
+        debug_assert_eq!(self.stage(slot), Stage::Free, "a slot is opened once at a time");
+        let address = match (dialogue, &self.plan.publish) {
+            (Dialogue::Http, Some(publish)) => publish.address,
+            _ => self.plan.target.address,
+        };
+        self.counts.attempts += 1;
+        self.counts.busy += 1;
+        let number = self.number(slot);
+        let link = &mut self.links[slot.index()];
+        link.stage = Stage::Connecting;
+        link.dialogue = dialogue;
+        link.since_ms = now_ms();
+        link.serial = link.serial.wrapping_add(1);
+        match sockets::connect(self.plan.sources.of(number), address) {
+            Ok(socket) => {
+                let registered = self.registry.register(
+                    &mut SourceFd(&socket.as_raw_fd()),
+                    Token(slot.index()),
+                    Interest::READABLE | Interest::WRITABLE,
+                );
+                link.socket = Some(socket);
+                if let Err(error) = registered {
+                    self.condemn(slot, Some(Fault::Connect(sockets::errno(&error))));
+                }
+            }
+            Err(errno) => self.condemn(slot, Some(Fault::Connect(errno))),
+        }
+    }
+
+    /// Sends `bytes`, whole frames, after what already waits for this connection.
+    pub(crate) fn send(&mut self, slot: Slot, bytes: &[u8]) {
+        let result = match self.unsent.get_mut(&slot) {
+            Some(waiting) if waiting.len() + bytes.len() > UNSENT_MAX => Err(Fault::Unsent),
+            Some(waiting) => {
+                waiting.extend_from_slice(bytes);
+                Ok(())
+            }
+            None => self.write(slot, bytes).map(|written| {
+                if written < bytes.len() {
+                    self.unsent.insert(slot, bytes[written..].to_vec());
+                }
+            }),
+        };
+        if let Err(fault) = result {
+            self.condemn(slot, Some(fault));
+        }
+    }
+
+    /// Ends a connection that is wanted no more; `Scenario::closed` follows.
+    pub(crate) fn finish(&mut self, slot: Slot, farewell: Farewell) {
+        let stage = self.stage(slot);
+        if stage == Stage::Open && farewell == Farewell::Frame {
+            let link = &mut self.links[slot.index()];
+            link.stage = Stage::Closing;
+            link.since_ms = now_ms();
+            self.counts.open -= 1;
+            self.counts.busy += 1;
+            let mut frame = std::mem::take(&mut self.frame);
+            frame.clear();
+            frames::push_close(&mut frame, 1000);
+            self.send(slot, &frame);
+            self.frame = frame;
+        } else if !matches!(stage, Stage::Free | Stage::Closing) {
+            self.condemn(slot, None);
+        }
+    }
+
+    /// Counts a fault that ends no connection.
+    pub(crate) fn note(&mut self, fault: Fault, count: u64) {
+        self.faults.note_many(fault, count);
+    }
+
+    /// Wakes another client thread.
+    pub(crate) fn wake(&self, thread: u32) {
+        if thread != self.thread
+            && let Some(waker) = self.wakers.get(thread as usize)
+        {
+            // A full eventfd counter means that the thread is being woken already.
+            let _ = waker.wake();
+        }
+    }
+
+    // What `client` asks and does.
+
+    pub(super) fn socket(&self, slot: Slot) -> Option<&Socket> {
+        self.links[slot.index()].socket.as_ref()
+    }
+
+    /// Looks whether a connect is through and begins the dialogue; `false` while it is not.
+    pub(super) fn connected(&mut self, slot: Slot) -> Result<bool, Fault> {
+        let Some(socket) = self.socket(slot) else { return Ok(false) };
+        if let Some(error) = socket.take_error().ok().flatten() {
+            return Err(Fault::Connect(sockets::errno(&error)));
+        }
+        if socket.peer_addr().is_err() {
+            return Ok(false);
+        }
+        if self.links[slot.index()].dialogue == Dialogue::Http {
+            self.links[slot.index()].stage = Stage::Http;
+            self.counts.busy -= 1;
+            self.counts.open += 1;
+            return Ok(true);
+        }
+        self.links[slot.index()].stage = Stage::Upgrading;
+        let mut request = std::mem::take(&mut self.request);
+        request.clear();
+        let path = self.plan.target.path_of(self.number(slot));
+        self.key.push_request(&mut request, self.plan.target.address, &path);
+        self.send(slot, request.as_bytes());
+        self.request = request;
+        Ok(true)
+    }
+
+    pub(super) fn check_upgrade(&self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+        self.key.check(bytes)
+    }
+
+    pub(super) fn upgraded(&mut self, slot: Slot) {
+        self.links[slot.index()].stage = Stage::Open;
+        self.counts.upgrades += 1;
+        self.counts.busy -= 1;
+        self.counts.open += 1;
+    }
+
+    /// Writes what waits for this connection.
+    pub(super) fn flush(&mut self, slot: Slot) -> Result<(), Fault> {
+        let Some(mut waiting) = self.unsent.remove(&slot) else { return Ok(()) };
+        let written = self.write(slot, &waiting)?;
+        if written < waiting.len() {
+            waiting.drain(..written);
+            self.unsent.insert(slot, waiting);
+        }
+        Ok(())
+    }
+
+    /// Puts the bytes of an incomplete frame back at the start of the read buffer.
+    pub(super) fn take_partial(&mut self, slot: Slot, scratch: &mut [u8]) -> usize {
+        if self.partial.is_empty() {
+            return 0;
+        }
+        let Some(held) = self.partial.remove(&slot) else { return 0 };
+        scratch[..held.len()].copy_from_slice(&held);
+        held.len()
+    }
+
+    /// Keeps the bytes of an incomplete frame until more come; bounded by the longest frame, which parsing enforces.
+    pub(super) fn keep_partial(&mut self, slot: Slot, bytes: &[u8]) {
+        if !bytes.is_empty() && self.stage(slot) != Stage::Free {
+            debug_assert!(bytes.len() <= frames::LONGEST_FRAME, "a longer frame was a fault");
+            self.partial.insert(slot, bytes.to_vec());
+        }
+    }
+
+    pub(super) fn pinged(&mut self, slot: Slot, payload: &[u8]) {
+        if self.plan.pong_delay_ns == 0 {
+            return self.pong(slot, payload);
+        }
+        if self.late.len() == LATE_PINGS_MAX {
+            self.answer_oldest_ping();
+        }
+        let due_ns = clock::now_ns() + self.plan.pong_delay_ns;
+        let serial = self.links[slot.index()].serial;
+        self.late.push_back(LatePong { due_ns, slot, serial, payload: payload.to_vec() });
+    }
+
+    pub(super) fn pongs_due_in_ns(&self) -> u64 {
+        self.late.front().map_or(u64::MAX, |late| late.due_ns.saturating_sub(clock::now_ns()))
+    }
+
+    pub(super) fn answer_late_pings(&mut self) {
+        while self.pongs_due_in_ns() == 0 {
+            self.answer_oldest_ping();
+        }
+    }
+
+    fn answer_oldest_ping(&mut self) {
+        if let Some(late) = self.late.pop_front()
+            && self.stage(late.slot) == Stage::Open
+            && self.links[late.slot.index()].serial == late.serial
+        {
+            self.pong(late.slot, &late.payload);
+        }
+    }
+
+    fn pong(&mut self, slot: Slot, payload: &[u8]) {
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        frames::push_pong(&mut frame, payload);
+        self.counts.pings += 1;
+        self.send(slot, &frame);
+        self.frame = frame;
+    }
+
+    pub(super) fn publish(&self) {
+        self.board.publish(self.thread as usize, &self.counts);
+    }
+
+    pub(super) fn take_faults(&mut self) -> Faults {
+        std::mem::take(&mut self.faults)
+    }
+
+    /// The connections to end now.
+    pub(super) fn take_broken(&mut self) -> Vec<Broken> {
+        std::mem::take(&mut self.broken)
+    }
+
+    /// Whether the slot still holds the connection that broke, and not its successor.
+    pub(super) fn is_current(&self, broken: &Broken) -> bool {
+        let link = &self.links[broken.slot.index()];
+        link.stage != Stage::Free && link.serial == broken.serial
+    }
+
+    pub(super) fn has_broken(&self) -> bool {
+        !self.broken.is_empty()
+    }
+
+    fn condemn(&mut self, slot: Slot, fault: Option<Fault>) {
+        self.broken.push(Broken { slot, serial: self.links[slot.index()].serial, fault });
+    }
+
+    /// Frees a slot and counts how it ended. Returns the fault that counts: a connection that we were closing may end in
+    /// any way.
+    pub(super) fn end(&mut self, slot: Slot, fault: Option<Fault>) -> Option<Fault> {
+        let link = &mut self.links[slot.index()];
+        let stage = std::mem::replace(&mut link.stage, Stage::Free);
+        link.socket = None;
+        self.partial.remove(&slot);
+        self.unsent.remove(&slot);
+        match stage {
+            Stage::Open | Stage::Http => self.counts.open -= 1,
+            Stage::Connecting | Stage::Upgrading | Stage::Closing => self.counts.busy -= 1,
+            Stage::Free => return None,
+        }
+        let fault = fault.filter(|fault| stage != Stage::Closing || matches!(fault, Fault::Late(_)));
+        if let Some(fault) = fault {
+            self.faults.note(fault);
+            match stage {
+                Stage::Open | Stage::Http => self.counts.lost += 1,
+                Stage::Connecting | Stage::Upgrading => self.counts.failures += 1,
+                Stage::Closing | Stage::Free => {}
+            }
+        }
+        fault
+    }
+
+    /// The slots that were too slow to open or to close, with the stage they were in.
+    pub(super) fn overdue(&self, now_ns: u64) -> Vec<(Slot, Fault)> {
+        let limit_ms = u32::try_from(now_ns.saturating_sub(DEADLINE_NS) / 1_000_000).unwrap_or(u32::MAX);
+        if self.counts.busy == 0 {
+            return Vec::new();
+        }
+        let late = |link: &Link| match link.stage {
+            Stage::Connecting => Some(Fault::Late("connect")),
+            Stage::Upgrading => Some(Fault::Late("upgrade")),
+            Stage::Closing => Some(Fault::Late("close")),
+            Stage::Free | Stage::Open | Stage::Http => None,
+        };
+        (0..)
+            .zip(&self.links)
+            .filter(|(_, link)| link.since_ms < limit_ms)
+            .filter_map(|(index, link)| late(link).map(|fault| (Slot(index), fault)))
+            .collect()
+    }
+
+    /// Writes as much as the socket takes.
+    fn write(&self, slot: Slot, bytes: &[u8]) -> Result<usize, Fault> {
+        let Some(mut socket) = self.socket(slot) else { return Ok(bytes.len()) };
+        let mut written = 0;
+        while written < bytes.len() {
+            match socket.write(&bytes[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // A closed connection may still hold the server's reason in its receive buffer: reading finds it.
+                Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => return Ok(bytes.len()),
+                Err(error) => return Err(Fault::Broken(sockets::errno(&error))),
+            }
+        }
+        Ok(written)
+    }
+}
+
+/// How many of `total` connections, dealt in turn, fall to this thread.
+pub(crate) fn share(total: u32, thread: u32, threads: u32) -> u32 {
+    total / threads + u32::from(thread < total % threads)
+}
+
+fn now_ms() -> u32 {
+    u32::try_from(clock::now_ns() / 1_000_000).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_and_differ_by_one_at_most() {
+        for (total, threads) in [(0, 3), (1, 3), (50_000, 3), (7, 7), (1_000_000, 56)] {
+            let shares: Vec<u32> = (0..threads).map(|thread| share(total, thread, threads)).collect();
+            assert_eq!(shares.iter().sum::<u32>(), total);
+            assert!(shares.iter().max() <= shares.iter().min().map(|least| least + 1).as_ref());
+        }
+    }
+
+    #[test]
+    fn a_quiet_connection_costs_sixteen_bytes_at_most() {
+        assert!(size_of::<Link>() <= 16, "{}", size_of::<Link>());
+    }
+
+    #[test]
+    fn the_waker_is_no_slot() {
+        assert_eq!(Slot::of(Slot::WAKER), None);
+        assert_eq!(Slot::of(Token(7)), Some(Slot(7)));
+    }
+}

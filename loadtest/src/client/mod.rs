@@ -1,0 +1,214 @@
+//! One client thread: thousands of connections, one epoll, one read buffer.
+//!
+//! It owns the turn (scenario, deadlines, readiness) and turns bytes into calls of a [`Scenario`]. It refuses policy:
+//! how many connections, what is sent and what is right is the scenario's. Started by `crew`, one per thread.
+
+mod desk;
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::{Events, Poll};
+
+pub(crate) use desk::{Desk, Dialogue, Farewell, Plan, Slot, Stage, share};
+
+use crate::board::Phase;
+use crate::clock;
+use crate::fault::{Fault, Faults};
+use crate::frames::{self, Incoming, LONGEST_FRAME};
+use crate::sockets;
+
+/// One read takes at most this much, bytes; one buffer per thread.
+const SCRATCH: usize = 256 * 1024;
+
+/// Readiness taken from the kernel in one turn.
+const EVENTS: usize = 1024;
+
+/// How often overdue handshakes and closes are looked for.
+const SWEEP_EVERY_NS: u64 = 500_000_000;
+
+/// What the connections of one thread do. The calling order per slot is `opened`, `message`…, `closed`; a slot that never
+/// opens gets `closed` alone.
+pub(crate) trait Scenario: Send + 'static {
+    /// Once per turn, before waiting: opens, sends what is due, and says how long the thread may wait, in ns.
+    fn turn(&mut self, desk: &mut Desk) -> u64;
+
+    /// The upgrade was answered (or, for HTTP, the connection stands).
+    fn opened(&mut self, _desk: &mut Desk, _slot: Slot) {}
+
+    /// A whole message came.
+    fn message(&mut self, _desk: &mut Desk, _slot: Slot, _payload: &[u8]) {}
+
+    /// Bytes came on an HTTP connection; returns how many of them were whole answers.
+    fn answer(&mut self, _desk: &mut Desk, _slot: Slot, bytes: &[u8]) -> Result<usize, Fault> {
+        Ok(bytes.len())
+    }
+
+    /// The connection is gone; the slot is free again. `fault` is already counted.
+    fn closed(&mut self, _desk: &mut Desk, _slot: Slot, _fault: Option<Fault>) {}
+}
+
+/// One client thread's whole state.
+pub(crate) struct Client<S> {
+    desk: Desk,
+    scenario: S,
+    poll: Poll,
+    scratch: Vec<u8>,
+    next_sweep_ns: u64,
+}
+
+impl<S: Scenario> Client<S> {
+    /// A client without connections.
+    pub(crate) fn new(desk: Desk, scenario: S, poll: Poll) -> Client<S> {
+        Client { desk, scenario, poll, scratch: vec![0; SCRATCH.max(2 * LONGEST_FRAME)], next_sweep_ns: 0 }
+    }
+
+    /// Turns until the conductor says [`Phase::Finish`]; returns what the scenario gathered.
+    ///
+    /// # Errors
+    /// Only when epoll itself fails.
+    pub(crate) fn run(mut self) -> io::Result<(S, Faults)> {
+        let mut events = Events::with_capacity(EVENTS);
+        while self.desk.phase() != Phase::Finish {
+            let wait_ns = self.scenario.turn(&mut self.desk).min(self.desk.pongs_due_in_ns());
+            self.bury_broken();
+            self.sweep();
+            self.desk.publish();
+            let wait_ns = if self.desk.has_broken() { 0 } else { wait_ns.min(SWEEP_EVERY_NS) };
+            // epoll counts in whole milliseconds and mio rounds up: rounding down here spins through the last fraction
+            // instead of sending everything of an open loop late.
+            let wait = Duration::from_millis(wait_ns / 1_000_000);
+            match self.poll.poll(&mut events, Some(wait)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            for event in &events {
+                if let Some(slot) = Slot::of(event.token()) {
+                    self.ready(slot, event);
+                }
+            }
+            self.desk.answer_late_pings();
+            self.bury_broken();
+        }
+        self.desk.publish();
+        Ok((self.scenario, self.desk.take_faults()))
+    }
+
+    fn ready(&mut self, slot: Slot, event: &Event) {
+        if self.desk.stage(slot) == Stage::Connecting {
+            match self.desk.connected(slot) {
+                Ok(true) if self.desk.stage(slot) == Stage::Http => {
+                    self.scenario.opened(&mut self.desk, slot)
+                }
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(fault) => return self.end(slot, Some(fault)),
+            }
+        }
+        if event.is_writable()
+            && let Err(fault) = self.desk.flush(slot)
+        {
+            return self.end(slot, Some(fault));
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            let to_the_end = event.is_read_closed() || event.is_error();
+            if let Err(fault) = self.read(slot, to_the_end) {
+                self.end(slot, Some(fault));
+            }
+        }
+    }
+
+    /// Reads until the socket has no more. A short read is the end, unless the event said that the stream ends too:
+    /// then no further event follows.
+    fn read(&mut self, slot: Slot, to_the_end: bool) -> Result<(), Fault> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let result = self.read_into(&mut scratch, slot, to_the_end);
+        self.scratch = scratch;
+        result
+    }
+
+    fn read_into(&mut self, scratch: &mut [u8], slot: Slot, to_the_end: bool) -> Result<(), Fault> {
+        loop {
+            let held = self.desk.take_partial(slot, scratch);
+            let Some(mut socket) = self.desk.socket(slot) else { return Ok(()) };
+            let room = scratch.len() - held;
+            let (count, over) = match socket.read(&mut scratch[held..]) {
+                Ok(0) => return Err(Fault::Ended),
+                Ok(count) => (count, count < room && !to_the_end),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (0, false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, true),
+                Err(error) => return Err(Fault::Broken(sockets::errno(&error))),
+            };
+            let bytes = &scratch[..held + count];
+            let used = if count > 0 { self.take_apart(slot, bytes)? } else { 0 };
+            self.desk.keep_partial(slot, &bytes[used..]);
+            if over {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands on every whole thing in `bytes` and says how much that was.
+    fn take_apart(&mut self, slot: Slot, bytes: &[u8]) -> Result<usize, Fault> {
+        let mut used = 0;
+        loop {
+            let rest = &bytes[used..];
+            match self.desk.stage(slot) {
+                Stage::Free | Stage::Connecting => return Ok(bytes.len()),
+                Stage::Http => return Ok(used + self.scenario.answer(&mut self.desk, slot, rest)?),
+                Stage::Upgrading => {
+                    let Some(length) = self.desk.check_upgrade(rest)? else { return Ok(used) };
+                    used += length;
+                    self.desk.upgraded(slot);
+                    self.scenario.opened(&mut self.desk, slot);
+                }
+                stage @ (Stage::Open | Stage::Closing) => {
+                    let Some((frame, length)) = frames::parse(rest)? else { return Ok(used) };
+                    used += length;
+                    self.frame(slot, stage, frame)?;
+                }
+            }
+        }
+    }
+
+    fn frame(&mut self, slot: Slot, stage: Stage, frame: Incoming<'_>) -> Result<(), Fault> {
+        match frame {
+            Incoming::Message(payload) if stage == Stage::Open => {
+                self.scenario.message(&mut self.desk, slot, payload);
+            }
+            Incoming::Ping(payload) if stage == Stage::Open => self.desk.pinged(slot, payload),
+            // The answer to our close: now the server ends the stream (RFC 6455 section 7.1.1).
+            Incoming::Close(_) if stage == Stage::Closing => {}
+            Incoming::Close(code) => return Err(Fault::Closed(code)),
+            Incoming::Message(_) | Incoming::Ping(_) | Incoming::Pong => {}
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, slot: Slot, fault: Option<Fault>) {
+        let counted = self.desk.end(slot, fault);
+        self.scenario.closed(&mut self.desk, slot, counted);
+    }
+
+    /// Ends the slots whose sockets failed, or were dropped, while the scenario was using them. What breaks meanwhile
+    /// waits for the next turn, so that a scenario which opens again and again never holds up the phase.
+    fn bury_broken(&mut self) {
+        for broken in self.desk.take_broken() {
+            if self.desk.is_current(&broken) {
+                self.end(broken.slot, broken.fault);
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = clock::now_ns();
+        if now < self.next_sweep_ns {
+            return;
+        }
+        self.next_sweep_ns = now + SWEEP_EVERY_NS;
+        for (slot, fault) in self.desk.overdue(now) {
+            self.end(slot, Some(fault));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What the kernel says about the server, the harness and the machine, read from `/proc`.
+//!
+//! It owns the parsing of those files and the measured window. It refuses to keep them open: the descriptor tables of
+//! the client threads must stay theirs. Called by the conductor only.
+
+use std::fs;
+use std::io;
+
+use nix::unistd::{SysconfVar, sysconf};
+use serde::Serialize;
+
+use crate::board::Board;
+use crate::clock;
+use crate::failure::Failure;
+
+/// A server process by its id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server {
+    pid: u32,
+}
+
+impl Server {
+    /// A process that exists now.
+    ///
+    /// # Errors
+    /// There is no such process, or its accounts cannot be read.
+    pub(crate) fn new(pid: u32) -> Result<Server, Failure> {
+        let server = Server { pid };
+        server.cpu_ns()?;
+        server.resident_bytes()?;
+        Ok(server)
+    }
+
+    /// User and system time of all its threads, those that ended included, ns. The kernel counts in ticks of 10 ms.
+    pub(crate) fn cpu_ns(self) -> Result<u64, Failure> {
+        let path = format!("/proc/{}/stat", self.pid);
+        cpu_ns(&path).map_err(Failure::machine(path))
+    }
+
+    /// Resident memory, bytes: `smaps_rollup`, which counts pages, or `statm` where that is not ours to read.
+    pub(crate) fn resident_bytes(self) -> Result<u64, Failure> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid));
+        if let Some(kib) = rollup.ok().and_then(|text| kib_field(&text, "Rss:")) {
+            return Ok(kib * 1024);
+        }
+        let path = format!("/proc/{}/statm", self.pid);
+        let text = fs::read_to_string(&path).map_err(Failure::machine(path.clone()))?;
+        let pages: Option<u64> = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+        pages
+            .map(|pages| pages * page_bytes())
+            .ok_or_else(|| Failure::machine(path)(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// The process id.
+    pub(crate) fn pid(self) -> u32 {
+        self.pid
+    }
+}
+
+/// Kernel slab memory of the whole machine, bytes: sockets, inodes, epoll entries. `None` where it is hidden.
+pub(crate) fn slab_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    kib_field(&text, "Slab:").map(|kib| kib * 1024)
+}
+
+/// A moment from which usage is measured.
+#[derive(Debug)]
+pub(crate) struct Window {
+    server: Option<Server>,
+    began_ns: u64,
+    server_ns: u64,
+    client_ns: Vec<u64>,
+}
+
+/// What was used within a window.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    /// Length of the window, seconds.
+    pub(crate) seconds: f64,
+    /// The server's CPU time, seconds; `None` when no process was named.
+    pub(crate) server_cpu_s: Option<f64>,
+    /// CPU share of the busiest client thread, percent: near 100 the harness was the bottleneck.
+    pub(crate) busiest_client_percent: f64,
+}
+
+impl Window {
+    /// Opens a window now.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub(crate) fn open(server: Option<Server>, board: &Board) -> Result<Window, Failure> {
+        let server_ns = server.map_or(Ok(0), Server::cpu_ns)?;
+        Ok(Window { server, began_ns: clock::now_ns(), server_ns, client_ns: client_cpu_ns(board) })
+    }
+
+    /// Closes it now.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub(crate) fn close(&self, board: &Board) -> Result<Usage, Failure> {
+        let server_cpu_s = match self.server {
+            Some(server) => Some(server.cpu_ns()?.saturating_sub(self.server_ns) as f64 / 1e9),
+            None => None,
+        };
+        let seconds = (clock::now_ns() - self.began_ns).max(1) as f64 / 1e9;
+        let busiest = client_cpu_ns(board)
+            .iter()
+            .zip(&self.client_ns)
+            .map(|(end, begin)| end.saturating_sub(*begin))
+            .max();
+        let busiest_client_percent = busiest.unwrap_or(0) as f64 / 1e9 / seconds * 100.0;
+        Ok(Usage { seconds, server_cpu_s, busiest_client_percent })
+    }
+}
+
+/// The machine a figure was measured on.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Machine {
+    /// Processor model.
+    pub(crate) processor: String,
+    /// Processors this process may use.
+    pub(crate) processors: usize,
+    /// Kernel release.
+    pub(crate) kernel: String,
+    /// Memory, bytes.
+    pub(crate) memory_bytes: u64,
+}
+
+impl Machine {
+    /// The machine at hand; what cannot be read is left empty.
+    pub(crate) fn here() -> Machine {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let processor = cpuinfo
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned())
+            })
+            .unwrap_or_default();
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+        Machine {
+            processor,
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel,
+            memory_bytes: kib_field(&meminfo, "MemTotal:").unwrap_or(0) * 1024,
+        }
+    }
+}
+
+fn client_cpu_ns(board: &Board) -> Vec<u64> {
+    let read = |id| cpu_ns(&format!("/proc/self/task/{id}/stat")).unwrap_or(0);
+    board.thread_ids().into_iter().map(read).collect()
+}
+
+fn cpu_ns(path: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let ticks = cpu_ticks(&text).ok_or(io::ErrorKind::InvalidData)?;
+    let per_second =
+        sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| u64::try_from(ticks).ok()).unwrap_or(100).max(1);
+    Ok(ticks * (1_000_000_000 / per_second))
+}
+
+/// Fields 14 and 15 of `/proc/PID/stat`; the name in field 2 may hold spaces and parentheses.
+fn cpu_ticks(text: &str) -> Option<u64> {
+    let (_, fields) = text.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+fn kib_field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn page_bytes() -> u64 {
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_found_behind_any_process_name() {
+        let fields = "R 1 1 1 0 -1 4194304 90 0 0 0 250 50 0 0 20 0 1 0 100";
+        assert_eq!(cpu_ticks(&format!("42 (a) b (c) {fields}")), Some(300));
+        assert_eq!(cpu_ticks("42 (cut"), None);
+    }
+
+    #[test]
+    fn sizes_are_read_in_kib() {
+        let text = "Rss:              1234 kB\nPss: 5 kB\n";
+        assert_eq!(kib_field(text, "Rss:"), Some(1234));
+        assert_eq!(kib_field(text, "Swap:"), None);
+    }
+
+    #[test]
+    fn this_process_can_be_probed() {
+        let server = Server::new(std::process::id()).unwrap();
+        assert!(server.resident_bytes().unwrap() > 0);
+        assert!(Server::new(u32::MAX).is_err());
+    }
+}

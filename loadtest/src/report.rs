@@ -1,0 +1,274 @@
+//! What a run has to say: figures with units, faults by kind, thresholds kept or not; as a table and as JSON.
+//!
+//! It owns the rule that a broken threshold is exit status 1. It refuses to compute: scenarios hand in finished figures.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+use crate::failure::Failure;
+use crate::fault::Faults;
+use crate::probe::Machine;
+
+/// What a figure counts; part of its name in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// A number of things.
+    Count,
+    /// Things per second.
+    PerSecond,
+    /// Bytes.
+    Bytes,
+    /// Microseconds.
+    Micros,
+    /// Seconds.
+    Seconds,
+    /// Percent of one processor, or of a whole.
+    Percent,
+}
+
+impl Unit {
+    fn suffix(self) -> &'static str {
+        match self {
+            Unit::Count => "",
+            Unit::PerSecond => "_per_s",
+            Unit::Bytes => "_bytes",
+            Unit::Micros => "_us",
+            Unit::Seconds => "_s",
+            Unit::Percent => "_percent",
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Unit::Count => "",
+            Unit::PerSecond => "/s",
+            Unit::Bytes => "B",
+            Unit::Micros => "us",
+            Unit::Seconds => "s",
+            Unit::Percent => "%",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Figure {
+    name: String,
+    value: f64,
+    unit: Unit,
+}
+
+#[derive(Debug)]
+struct Check {
+    name: &'static str,
+    limit: f64,
+    /// `None`: the figure was not measured, which breaks the threshold.
+    value: Option<f64>,
+}
+
+impl Check {
+    fn holds(&self) -> bool {
+        self.value.is_some_and(|value| value <= self.limit)
+    }
+}
+
+/// The report of one run.
+#[derive(Debug)]
+pub(crate) struct Report {
+    scenario: &'static str,
+    about: Vec<(&'static str, String)>,
+    figures: Vec<Figure>,
+    checks: Vec<Check>,
+    faults: Faults,
+    machine: Machine,
+}
+
+impl Report {
+    /// An empty report.
+    pub(crate) fn new(scenario: &'static str) -> Report {
+        Report {
+            scenario,
+            about: Vec::new(),
+            figures: Vec::new(),
+            checks: Vec::new(),
+            faults: Faults::default(),
+            machine: Machine::here(),
+        }
+    }
+
+    /// Notes what was run, so that a figure can be repeated.
+    pub(crate) fn about(&mut self, name: &'static str, value: impl Into<String>) {
+        self.about.push((name, value.into()));
+    }
+
+    /// Adds a figure. The name says what it is; the unit is added.
+    pub(crate) fn figure(&mut self, name: impl Into<String>, value: f64, unit: Unit) {
+        self.figures.push(Figure { name: name.into(), value, unit });
+    }
+
+    /// Adds a figure that may not have been measured.
+    pub(crate) fn maybe(&mut self, name: impl Into<String>, value: Option<f64>, unit: Unit) {
+        if let Some(value) = value {
+            self.figure(name, value, unit);
+        }
+    }
+
+    /// Adds the usual percentiles of a histogram in nanoseconds, as microseconds.
+    pub(crate) fn percentiles(&mut self, name: &str, histogram: &Histogram<u64>) {
+        if histogram.is_empty() {
+            return;
+        }
+        for (label, quantile) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
+            self.figure(
+                format!("{name}_{label}"),
+                histogram.value_at_quantile(quantile) as f64 / 1e3,
+                Unit::Micros,
+            );
+        }
+        self.figure(format!("{name}_max"), histogram.max() as f64 / 1e3, Unit::Micros);
+    }
+
+    /// Demands that `value` is `limit` at most, when a limit was given.
+    pub(crate) fn check(&mut self, name: &'static str, limit: Option<f64>, value: Option<f64>) {
+        if let Some(limit) = limit {
+            self.checks.push(Check { name, limit, value });
+        }
+    }
+
+    /// Adds what went wrong, and demands that it is not more than `limit`.
+    pub(crate) fn faults(&mut self, faults: &Faults, limit: Option<u64>) {
+        self.faults.merge(faults);
+        let total = self.faults.total() as f64;
+        self.figure("errors", total, Unit::Count);
+        self.check("max-errors", limit.map(|limit| limit as f64), Some(total));
+    }
+
+    /// Whether every threshold was kept.
+    pub(crate) fn holds(&self) -> bool {
+        self.checks.iter().all(Check::holds)
+    }
+
+    /// Prints the table and writes JSON where asked; `-` prints the JSON instead of the table.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn publish(&self, json: Option<&Path>) -> Result<(), Failure> {
+        match json {
+            Some(path) if path.as_os_str() == "-" => println!("{}", self.to_json()),
+            Some(path) => {
+                print!("{}", self.to_table());
+                let doing = format!("writing {}", path.display());
+                fs::write(path, format!("{:#}\n", self.to_json())).map_err(Failure::machine(doing))?;
+            }
+            None => print!("{}", self.to_table()),
+        }
+        Ok(())
+    }
+
+    fn to_table(&self) -> String {
+        let mut text = format!("{}\n", self.scenario);
+        let mut line = |name: &str, value: &str, unit: &str| {
+            let _ = writeln!(text, "  {:<44} {value:>14} {unit}", name.replace('_', " "));
+        };
+        for (name, value) in &self.about {
+            line(name, value, "");
+        }
+        for figure in &self.figures {
+            line(&figure.name, &rounded(figure.value), figure.unit.label());
+        }
+        for (fault, count) in self.faults.iter() {
+            line(&format!("error: {fault}"), &count.to_string(), "");
+        }
+        for check in &self.checks {
+            let verdict = if check.holds() { "kept" } else { "BROKEN" };
+            let value = check.value.map_or("not measured".to_owned(), rounded);
+            line(&format!("threshold {} {}", check.name, rounded(check.limit)), &value, verdict);
+        }
+        text
+    }
+
+    fn to_json(&self) -> Value {
+        let about: Map<String, Value> =
+            self.about.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let figures: Map<String, Value> = self
+            .figures
+            .iter()
+            .map(|figure| (format!("{}{}", figure.name, figure.unit.suffix()), json!(figure.value)))
+            .collect();
+        let faults: Map<String, Value> =
+            self.faults.iter().map(|(fault, count)| (fault.to_string(), json!(count))).collect();
+        let checks: Vec<Value> = self
+            .checks
+            .iter()
+            .map(|check| {
+                json!({"name": check.name, "limit": check.limit, "value": check.value, "kept": check.holds()})
+            })
+            .collect();
+        json!({
+            "scenario": self.scenario,
+            "about": about,
+            "figures": figures,
+            "errors": faults,
+            "thresholds": checks,
+            "machine": self.machine,
+        })
+    }
+}
+
+/// As many digits as say something.
+fn rounded(value: f64) -> String {
+    let digits = match value.abs() {
+        magnitude if magnitude >= 1000.0 || value == value.trunc() => 0,
+        magnitude if magnitude >= 10.0 => 1,
+        magnitude if magnitude >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Fault;
+
+    #[test]
+    fn a_broken_threshold_is_not_kept_and_an_unmeasured_one_neither() {
+        let mut report = Report::new("hold");
+        report.check("max-a", None, None);
+        assert!(report.holds());
+        report.check("max-a", Some(128.0), Some(128.0));
+        assert!(report.holds());
+        report.check("max-b", Some(128.0), None);
+        assert!(!report.holds());
+        let mut report = Report::new("hold");
+        report.check("max-a", Some(128.0), Some(128.5));
+        assert!(!report.holds());
+    }
+
+    #[test]
+    fn faults_are_an_error_only_past_their_limit() {
+        let mut faults = Faults::default();
+        faults.note_many(Fault::Refused(503), 2);
+        let mut report = Report::new("hold");
+        report.faults(&faults, Some(2));
+        assert!(report.holds());
+        let mut report = Report::new("hold");
+        report.faults(&faults, Some(1));
+        assert!(!report.holds());
+        assert_eq!(report.to_json()["errors"]["refused with status 503"], 2);
+    }
+
+    #[test]
+    fn names_carry_their_units_in_json() {
+        let mut report = Report::new("echo");
+        report.figure("server_cpu_per_message", 8.5, Unit::Micros);
+        report.figure("rate", 1000.0, Unit::PerSecond);
+        let json = report.to_json();
+        assert_eq!(json["figures"]["server_cpu_per_message_us"], 8.5);
+        assert_eq!(json["figures"]["rate_per_s"], 1000.0);
+        assert!(report.to_table().contains("server cpu per message"));
+    }
+}

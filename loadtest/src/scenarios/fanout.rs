@@ -1,0 +1,382 @@
+//! Fan-out: one message goes to everybody in a room; what does a delivery cost the server?
+//!
+//! Closed loop by default: a publisher sends its next message when every subscriber has the last one. With `--open-rate`
+//! a stream, whose latencies count from the intended time. Publishers are connections of their own in the same room (what
+//! comes back to them is not counted), or post to an HTTP address. Refuses gaps, doubles and disorder: each is an error.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+
+use crate::args::Span;
+use crate::board::Phase;
+use crate::client::{Desk, Dialogue, Farewell, Plan, Scenario, Slot, Stage, share};
+use crate::clock;
+use crate::crew::{Crew, thread_count};
+use crate::failure::Failure;
+use crate::fault::Fault;
+use crate::frames::{self, LONGEST_PAYLOAD, MessageKind};
+use crate::payload;
+use crate::probe::Window;
+use crate::progress::Progress;
+use crate::ramp::Ramp;
+use crate::report::{Report, Unit};
+use crate::scenarios::echo::no_connection;
+use crate::scenarios::{PATIENCE, Shared, latencies, merged, work};
+use crate::sequence::{Ledger, Sequences, UNDER_WAY_MAX};
+use crate::target::Target;
+use crate::upgrade::Head;
+
+/// Publishers at most: each costs every subscriber four bytes here.
+const PUBLISHERS_MAX: u32 = 64;
+
+/// Measures what a delivery costs.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    shared: Shared,
+    /// Subscribers.
+    #[arg(long, default_value_t = 10_000)]
+    connections: u32,
+    /// Path of the room, instead of the URL's.
+    #[arg(long, default_value = "/rooms/bench")]
+    path: String,
+    /// Publishers, each with its own sequence.
+    #[arg(long, default_value_t = 1)]
+    publishers: u32,
+    /// Publish by HTTP POST to this URL, not over a WebSocket in the room.
+    #[arg(long)]
+    publish_url: Option<String>,
+    /// Bytes of a message.
+    #[arg(long, default_value_t = 128)]
+    size: usize,
+    /// Text or binary messages; over HTTP the content type says it.
+    #[arg(long, value_enum, default_value_t = MessageKind::Text)]
+    kind: MessageKind,
+    /// Length of the measured window at most.
+    #[arg(long, default_value = "5s")]
+    seconds: Span,
+    /// End the measured window after this many messages.
+    #[arg(long)]
+    messages: Option<u64>,
+    /// Length of the warm-up before it.
+    #[arg(long, default_value = "1s")]
+    warm_up: Span,
+    /// Messages per second, all publishers together, without waiting for deliveries.
+    #[arg(long)]
+    open_rate: Option<f64>,
+    /// Subscribers to connect per second.
+    #[arg(long, default_value_t = 10_000.0)]
+    rate: f64,
+    /// Fail (status 1) when a delivery costs the server more than this, in microseconds of CPU.
+    #[arg(long)]
+    max_server_cpu_us: Option<f64>,
+}
+
+impl Args {
+    /// Where the report goes as JSON.
+    pub(crate) fn json(&self) -> Option<&Path> {
+        self.shared.json.as_deref()
+    }
+
+    fn plan(&self) -> Result<Plan, Failure> {
+        if self.connections == 0 || !(1..=PUBLISHERS_MAX).contains(&self.publishers) {
+            let wrong = format!("--connections above zero and --publishers from 1 to {PUBLISHERS_MAX}");
+            return Err(Failure::Asked(wrong));
+        }
+        if self.size > LONGEST_PAYLOAD {
+            return Err(Failure::Asked(format!("--size {}: at most {LONGEST_PAYLOAD}", self.size)));
+        }
+        let mut plan = self.shared.plan(Some(&self.path), self.connections + self.publishers)?;
+        plan.publish = self.publish_url.as_deref().map(|url| Target::parse(url, "http")).transpose()?;
+        Ok(plan)
+    }
+}
+
+/// Runs the scenario.
+///
+/// # Errors
+/// The server is not there, or this machine has no room; faults of single connections are in the report.
+pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
+    let shared = &args.shared;
+    let server = shared.server()?;
+    let plan = args.plan()?;
+    let threads = thread_count(shared.threads, args.connections + args.publishers, 12_000)?;
+    let ledger = Arc::new(Ledger::new(args.publishers as usize, args.connections));
+    let progress = Progress::new();
+    let crew = Crew::start(threads, &plan, |thread| {
+        let fanout = Fanout::new(args, &plan, ledger.clone(), (thread, threads));
+        let slots = fanout.slots();
+        (fanout, slots)
+    })?;
+
+    progress.step("subscribing");
+    crew.set_goal(args.connections);
+    let everybody = args.connections + args.publishers;
+    let connected = crew.wait_until(&progress, PATIENCE, |counts| {
+        counts.open == everybody || (counts.busy == 0 && counts.failures > 0)
+    })?;
+    if !connected || crew.board().counts().open < everybody {
+        let open = crew.board().counts().open;
+        let why = no_connection(&crew.finish(&progress)?.faults);
+        return Err(Failure::Server(format!("{open} of {everybody} connections came up; {why}")));
+    }
+    progress.step("warming up");
+    crew.set_phase(Phase::Warm);
+    crew.let_pass(&progress, args.warm_up.0, |_| false)?;
+    progress.step("measuring");
+    crew.set_phase(Phase::Measure);
+    let (begin, messages_before) = (crew.board().counts(), ledger.complete());
+    let window = Window::open(server, crew.board())?;
+    let enough =
+        |_: &_| args.messages.is_some_and(|messages| ledger.complete() - messages_before >= messages);
+    crew.let_pass(&progress, args.seconds.0, enough)?;
+    let usage = window.close(crew.board())?;
+    let (end, messages) = (crew.board().counts(), ledger.complete() - messages_before);
+    crew.set_phase(Phase::Settle);
+    crew.wait_until(&progress, PATIENCE, |_| {
+        (0..ledger.publishers()).all(|lane| ledger.under_way(lane) == 0)
+    })?;
+
+    let mut gathered = crew.finish(&progress)?;
+    let lost = gathered.scenarios.iter().map(Fanout::lost).sum();
+    gathered.faults.note_many(Fault::Lost, lost);
+    let mut report = shared.report("fanout", &plan, threads);
+    report.about("subscribers", args.connections.to_string());
+    let way = args.publish_url.as_deref().unwrap_or("over WebSocket");
+    report.about("publishers", format!("{}, {way}", args.publishers));
+    report.about("message", format!("{} bytes, {:?}", args.size.max(payload::SHORTEST), args.kind));
+    report
+        .about("loop", args.open_rate.map_or("closed".to_owned(), |rate| format!("open, {rate} per second")));
+    report.figure("messages_to_all", messages as f64, Unit::Count);
+    let per_delivery = work(&mut report, ("delivery", "deliveries"), end.received - begin.received, &usage);
+    report
+        .percentiles("time_to_last_subscriber", &merged(gathered.scenarios.iter().map(|each| &each.to_last)));
+    report.check("max-server-cpu-us", args.max_server_cpu_us, per_delivery);
+    shared.conclude(&mut report, &gathered);
+    Ok(report)
+}
+
+/// Deliveries that are the same message, counted before the shared ledger is touched.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    publisher: u32,
+    sequence: u32,
+    count: u32,
+}
+
+/// A publisher of this thread.
+#[derive(Debug)]
+struct Publisher {
+    slot: Slot,
+    number: usize,
+    /// HTTP only: a post whose answer has not come.
+    posting: bool,
+    /// Open loop only: when the first message was meant, ns.
+    began_ns: u64,
+}
+
+/// The subscribers and publishers of one thread. Slots: subscribers first, then publishers.
+struct Fanout {
+    ramp: Ramp,
+    size: usize,
+    kind: MessageKind,
+    post: Option<Target>,
+    rate_per_s: Option<f64>,
+    subscribers: u32,
+    publishers: Vec<Publisher>,
+    ledger: Arc<Ledger>,
+    sequences: Sequences,
+    run: Option<Run>,
+    phase: Phase,
+    threads: u32,
+    to_last: Histogram<u64>,
+    message: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl Fanout {
+    fn new(args: &Args, plan: &Plan, ledger: Arc<Ledger>, (thread, threads): (u32, u32)) -> Fanout {
+        let subscribers = share(args.connections, thread, threads);
+        let publishers = (0..args.publishers)
+            .filter(|publisher| publisher % threads == thread)
+            .zip(subscribers..)
+            .map(|(number, slot)| Publisher {
+                slot: Slot(slot),
+                number: number as usize,
+                posting: false,
+                began_ns: 0,
+            });
+        Fanout {
+            ramp: Ramp::new(args.rate / f64::from(threads)),
+            size: args.size,
+            kind: args.kind,
+            post: plan.publish.clone(),
+            rate_per_s: args.open_rate.map(|rate| rate / f64::from(args.publishers)),
+            subscribers,
+            publishers: publishers.collect(),
+            sequences: Sequences::new(subscribers as usize, ledger.publishers()),
+            ledger,
+            run: None,
+            phase: Phase::Ramp,
+            threads,
+            to_last: latencies(),
+            message: Vec::new(),
+            frame: Vec::new(),
+        }
+    }
+
+    fn slots(&self) -> u32 {
+        self.subscribers + u32::try_from(self.publishers.len()).unwrap_or(0)
+    }
+
+    /// Deliveries that never came to this thread's subscribers.
+    fn lost(&self) -> u64 {
+        let lane = |publisher| {
+            let published = self.ledger.published(publisher);
+            (0..self.subscribers as usize)
+                .map(|subscriber| u64::from(self.sequences.missing(subscriber, publisher, published)))
+                .sum::<u64>()
+        };
+        (0..self.ledger.publishers()).map(lane).sum()
+    }
+
+    /// Hands the deliveries counted so far to the ledger; whoever completes a message wakes its publisher.
+    fn settle_run(&mut self, desk: &Desk) {
+        let Some(run) = self.run.take() else { return };
+        if let Some(since_ns) = self.ledger.deliver(run.publisher as usize, run.sequence, run.count) {
+            if self.phase == Phase::Measure {
+                self.to_last.saturating_record(clock::now_ns().saturating_sub(since_ns));
+            }
+            desk.wake(run.publisher % self.threads);
+        }
+    }
+
+    /// Opens this thread's publishers with the first goal, and ends them with the last.
+    fn follow_goal(&mut self, desk: &mut Desk) {
+        let wanted = desk.goal() > 0;
+        let dialogue = if self.post.is_some() { Dialogue::Http } else { Dialogue::WebSocket };
+        for publisher in &self.publishers {
+            match (wanted, desk.stage(publisher.slot)) {
+                (true, Stage::Free) if self.phase == Phase::Ramp => desk.open(publisher.slot, dialogue),
+                (false, Stage::Open | Stage::Http) => desk.finish(publisher.slot, Farewell::Frame),
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends what is due; returns when the next message is, in ns.
+    fn publish_due(&mut self, desk: &mut Desk) -> u64 {
+        let mut wait_ns = u64::MAX;
+        for index in 0..self.publishers.len() {
+            while let Some(since_ns) = self.due(desk, index, &mut wait_ns) {
+                self.publish(desk, index, since_ns);
+            }
+        }
+        wait_ns
+    }
+
+    /// The moment for which a publisher's next message is meant, if that is now.
+    fn due(&mut self, desk: &Desk, index: usize, wait_ns: &mut u64) -> Option<u64> {
+        let publisher = &mut self.publishers[index];
+        let stands = matches!(desk.stage(publisher.slot), Stage::Open | Stage::Http);
+        if !stands || publisher.posting || desk.is_clogged(publisher.slot) {
+            return None;
+        }
+        let now_ns = clock::now_ns();
+        let under_way = self.ledger.under_way(publisher.number);
+        let Some(rate_per_s) = self.rate_per_s else { return (under_way == 0).then_some(now_ns) };
+        if publisher.began_ns == 0 {
+            publisher.began_ns = now_ns;
+        }
+        let nth = f64::from(self.ledger.published(publisher.number) + 1);
+        let meant_ns = publisher.began_ns + (nth / rate_per_s * 1e9) as u64;
+        if meant_ns > now_ns {
+            *wait_ns = (*wait_ns).min(meant_ns - now_ns);
+        }
+        (meant_ns <= now_ns && under_way < UNDER_WAY_MAX).then_some(meant_ns)
+    }
+
+    fn publish(&mut self, desk: &mut Desk, index: usize, since_ns: u64) {
+        let publisher = &mut self.publishers[index];
+        let sequence = self.ledger.publish(publisher.number, since_ns);
+        let name = u32::try_from(publisher.number).unwrap_or(u32::MAX);
+        payload::write(&mut self.message, name, sequence, self.size);
+        self.frame.clear();
+        match &self.post {
+            Some(target) => {
+                publisher.posting = true;
+                let content_type = match self.kind {
+                    MessageKind::Text => "text/plain",
+                    MessageKind::Binary => "application/octet-stream",
+                };
+                let head = format!(
+                    "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+                    target.path,
+                    target.address,
+                    self.message.len()
+                );
+                self.frame.extend_from_slice(head.as_bytes());
+                self.frame.extend_from_slice(&self.message);
+            }
+            None => frames::push_message(&mut self.frame, self.kind, &self.message),
+        }
+        desk.counts.sent += 1;
+        desk.send(publisher.slot, &self.frame);
+    }
+}
+
+impl Scenario for Fanout {
+    fn turn(&mut self, desk: &mut Desk) -> u64 {
+        self.phase = desk.phase();
+        self.settle_run(desk);
+        self.follow_goal(desk);
+        let mut wait_ns = self.ramp.turn(desk);
+        if matches!(self.phase, Phase::Warm | Phase::Measure) {
+            wait_ns = wait_ns.min(self.publish_due(desk));
+        }
+        wait_ns
+    }
+
+    fn message(&mut self, desk: &mut Desk, slot: Slot, bytes: &[u8]) {
+        if slot.0 >= self.subscribers {
+            return;
+        }
+        let taken =
+            payload::read(bytes, self.size).ok_or(Fault::Stranger).and_then(|(publisher, sequence)| {
+                self.sequences.take(slot.index(), publisher, sequence).map(|()| (publisher, sequence))
+            });
+        let (publisher, sequence) = match taken {
+            Ok(message) => message,
+            Err(fault) => return desk.note(fault, 1),
+        };
+        desk.counts.received += 1;
+        match &mut self.run {
+            Some(run) if run.publisher == publisher && run.sequence == sequence => run.count += 1,
+            _ => {
+                self.settle_run(desk);
+                self.run = Some(Run { publisher, sequence, count: 1 });
+            }
+        }
+    }
+
+    fn answer(&mut self, desk: &mut Desk, slot: Slot, bytes: &[u8]) -> Result<usize, Fault> {
+        let Some(head) = Head::find(bytes)? else { return Ok(0) };
+        let body: usize = head.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let whole = head.length.saturating_add(body);
+        if whole > frames::LONGEST_FRAME {
+            return Err(Fault::Publish(head.status));
+        }
+        if bytes.len() < whole {
+            return Ok(0);
+        }
+        if !(200..300).contains(&head.status) {
+            desk.note(Fault::Publish(head.status), 1);
+        }
+        for publisher in self.publishers.iter_mut().filter(|publisher| publisher.slot == slot) {
+            publisher.posting = false;
+        }
+        Ok(whole)
+    }
+}

@@ -1,0 +1,161 @@
+//! Handshake: connect, upgrade, close, again; what does one cost the server?
+//!
+//! So many connections are under way at any moment; each is closed as soon as its upgrade was answered rightly. The cost
+//! includes accepting and closing. Refuses to keep anything open.
+
+use std::path::Path;
+
+use hdrhistogram::Histogram;
+
+use crate::args::Span;
+use crate::board::Phase;
+use crate::client::{Desk, Dialogue, Farewell, Scenario, Slot, Stage, share};
+use crate::clock;
+use crate::crew::{Crew, thread_count};
+use crate::failure::Failure;
+use crate::fault::Fault;
+use crate::probe::Window;
+use crate::progress::Progress;
+use crate::report::Report;
+use crate::scenarios::echo::no_connection;
+use crate::scenarios::{Shared, latencies, merged, work};
+
+/// Measures what it costs to come and go.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    shared: Shared,
+    /// Handshakes under way at any moment.
+    #[arg(long, default_value_t = 64)]
+    concurrency: u32,
+    /// Length of the measured window.
+    #[arg(long, default_value = "5s")]
+    seconds: Span,
+    /// Length of the warm-up before it.
+    #[arg(long, default_value = "1s")]
+    warm_up: Span,
+    /// How each connection is ended.
+    #[arg(long, value_enum, default_value_t = Farewell::Fin)]
+    farewell: Farewell,
+    /// Fail (status 1) when a handshake costs the server more than this, in microseconds of CPU.
+    #[arg(long)]
+    max_server_cpu_us: Option<f64>,
+}
+
+impl Args {
+    /// Where the report goes as JSON.
+    pub(crate) fn json(&self) -> Option<&Path> {
+        self.shared.json.as_deref()
+    }
+}
+
+/// Runs the scenario.
+///
+/// # Errors
+/// The server is not there, or this machine has no room; faults of single connections are in the report.
+pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
+    let shared = &args.shared;
+    if args.concurrency == 0 {
+        return Err(Failure::Asked("--concurrency must be above zero".into()));
+    }
+    let server = shared.server()?;
+    let plan = shared.plan(None, args.concurrency)?;
+    let threads = thread_count(shared.threads, args.concurrency, 10_000)?;
+    let progress = Progress::new();
+    let crew = Crew::start(threads, &plan, |thread| {
+        let slots = share(args.concurrency, thread, threads);
+        (Handshake::new(args.farewell, slots), slots)
+    })?;
+
+    progress.step("warming up");
+    crew.set_phase(Phase::Warm);
+    crew.let_pass(&progress, args.warm_up.0, |_| false)?;
+    progress.step("measuring");
+    crew.set_phase(Phase::Measure);
+    let begin = crew.board().counts();
+    let window = Window::open(server, crew.board())?;
+    crew.let_pass(&progress, args.seconds.0, |_| false)?;
+    let usage = window.close(crew.board())?;
+    let end = crew.board().counts();
+
+    let gathered = crew.finish(&progress)?;
+    if gathered.counts.upgrades == 0 {
+        return Err(Failure::Server(no_connection(&gathered.faults)));
+    }
+    let mut report = shared.report("handshake", &plan, threads);
+    report.about("concurrency", args.concurrency.to_string());
+    report.about("farewell", format!("{:?}", args.farewell));
+    let per_handshake = work(&mut report, ("handshake", "handshakes"), end.upgrades - begin.upgrades, &usage);
+    report.percentiles("latency", &merged(gathered.scenarios.iter().map(|thread| &thread.latency)));
+    report.check("max-server-cpu-us", args.max_server_cpu_us, per_handshake);
+    shared.conclude(&mut report, &gathered);
+    Ok(report)
+}
+
+/// The comings and goings of one thread.
+struct Handshake {
+    farewell: Farewell,
+    phase: Phase,
+    began_ns: Vec<u64>,
+    /// Slots whose connection failed: they try again at the next turn, not within this one.
+    resting: Vec<Slot>,
+    latency: Histogram<u64>,
+}
+
+impl Handshake {
+    fn new(farewell: Farewell, slots: u32) -> Handshake {
+        let resting = (0..slots).map(Slot).collect();
+        Handshake {
+            farewell,
+            phase: Phase::Ramp,
+            began_ns: vec![0; slots as usize],
+            resting,
+            latency: latencies(),
+        }
+    }
+
+    fn flows(&self) -> bool {
+        matches!(self.phase, Phase::Warm | Phase::Measure)
+    }
+
+    fn open(&mut self, desk: &mut Desk, slot: Slot) {
+        self.began_ns[slot.index()] = clock::now_ns();
+        desk.open(slot, Dialogue::WebSocket);
+    }
+}
+
+impl Scenario for Handshake {
+    fn turn(&mut self, desk: &mut Desk) -> u64 {
+        let before = std::mem::replace(&mut self.phase, desk.phase());
+        if !self.flows() {
+            if before != self.phase {
+                for slot in (0..).map(Slot).take(self.began_ns.len()) {
+                    if desk.stage(slot) != Stage::Free {
+                        desk.finish(slot, Farewell::Fin);
+                    }
+                }
+            }
+            return u64::MAX;
+        }
+        for slot in std::mem::take(&mut self.resting) {
+            self.open(desk, slot);
+        }
+        u64::MAX
+    }
+
+    fn opened(&mut self, desk: &mut Desk, slot: Slot) {
+        if self.phase == Phase::Measure {
+            let latency_ns = clock::now_ns().saturating_sub(self.began_ns[slot.index()]);
+            self.latency.saturating_record(latency_ns);
+        }
+        desk.finish(slot, self.farewell);
+    }
+
+    fn closed(&mut self, desk: &mut Desk, slot: Slot, fault: Option<Fault>) {
+        if self.flows() && fault.is_none() {
+            self.open(desk, slot);
+        } else {
+            self.resting.push(slot);
+        }
+    }
+}

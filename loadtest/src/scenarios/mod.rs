@@ -1,0 +1,108 @@
+//! What can be measured, one file per scenario: its arguments, its conductor, and what a client thread does.
+//!
+//! It owns the arguments that all scenarios share. Called by `main`.
+
+pub(crate) mod echo;
+pub(crate) mod fanout;
+pub(crate) mod handshake;
+pub(crate) mod hold;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::client::Plan;
+use crate::crew::Gathered;
+use crate::failure::Failure;
+use crate::probe::{Server, Usage};
+use crate::report::{Report, Unit};
+use crate::target::{Sources, Target};
+
+/// Longest latency that is told from a longer one: one minute in ns.
+const LONGEST_LATENCY_NS: u64 = 60_000_000_000;
+
+/// How long a conductor waits for something that makes no progress.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Arguments of every scenario.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Shared {
+    /// WebSocket server on loopback; `{n}` in the path is the number of the connection.
+    #[arg(long, default_value = "ws://127.0.0.1:8080/echo")]
+    pub(crate) url: String,
+    /// Process id of the server: its CPU time and memory are read from /proc.
+    #[arg(long)]
+    pub(crate) server_pid: Option<u32>,
+    /// Client threads, each with its own descriptor table; by default as few as needed.
+    #[arg(long)]
+    pub(crate) threads: Option<u32>,
+    /// Loopback source addresses to rotate over; more are taken when the connections need them.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) sources: u32,
+    /// Write the report as JSON to this file; `-` prints it instead of the table.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// Fail (status 1) when more went wrong than this.
+    #[arg(long)]
+    pub(crate) max_errors: Option<u64>,
+}
+
+impl Shared {
+    /// The server's process, when one was named.
+    pub(crate) fn server(&self) -> Result<Option<Server>, Failure> {
+        self.server_pid.map(Server::new).transpose()
+    }
+
+    /// A plan for `connections` to `path`, or to the path of the URL.
+    pub(crate) fn plan(&self, path: Option<&str>, connections: u32) -> Result<Plan, Failure> {
+        let target = Target::parse(&self.url, "ws")?;
+        let target = path.map_or(Ok(target.clone()), |path| target.with_path(path))?;
+        Ok(Plan { target, publish: None, sources: Sources::new(self.sources, connections), pong_delay_ns: 0 })
+    }
+
+    /// A report that says what was asked.
+    pub(crate) fn report(&self, scenario: &'static str, plan: &Plan, threads: u32) -> Report {
+        let mut report = Report::new(scenario);
+        report.about("server", format!("ws://{}{}", plan.target.address, plan.target.path));
+        report.about("client_threads", threads.to_string());
+        report.about("source_addresses", plan.sources.count().to_string());
+        report
+    }
+
+    /// Ends a report with what all scenarios have.
+    pub(crate) fn conclude<S>(&self, report: &mut Report, gathered: &Gathered<S>) {
+        report.faults(&gathered.faults, self.max_errors);
+    }
+}
+
+/// A histogram of latencies in ns, three significant digits.
+pub(crate) fn latencies() -> Histogram<u64> {
+    #[expect(clippy::expect_used, reason = "the bounds are constants that the library takes")]
+    Histogram::new_with_bounds(1_000, LONGEST_LATENCY_NS, 3).expect("constant bounds")
+}
+
+/// All threads' histograms as one.
+pub(crate) fn merged<'a>(histograms: impl Iterator<Item = &'a Histogram<u64>>) -> Histogram<u64> {
+    let mut sum = latencies();
+    for histogram in histograms {
+        let added = sum.add(histogram);
+        debug_assert!(added.is_ok(), "same bounds everywhere");
+    }
+    sum
+}
+
+/// A unit of work by its name: one of it, and many.
+pub(crate) type Names = (&'static str, &'static str);
+
+/// Server CPU and rate for `count` units of work within a window; returns microseconds of server CPU for one.
+pub(crate) fn work(report: &mut Report, (one, many): Names, count: u64, usage: &Usage) -> Option<f64> {
+    let per_unit = usage.server_cpu_s.filter(|_| count > 0).map(|cpu| cpu * 1e6 / count as f64);
+    report.figure("window", usage.seconds, Unit::Seconds);
+    report.figure(many, count as f64, Unit::Count);
+    report.figure(format!("{many}_rate"), count as f64 / usage.seconds, Unit::PerSecond);
+    report.maybe(format!("server_cpu_per_{one}"), per_unit, Unit::Micros);
+    report.maybe("server_cpu", usage.server_cpu_s.map(|cpu| cpu / usage.seconds * 100.0), Unit::Percent);
+    report.figure("busiest_client_thread_cpu", usage.busiest_client_percent, Unit::Percent);
+    per_unit
+}
