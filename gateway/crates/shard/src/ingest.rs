@@ -6,7 +6,7 @@
 
 use bridge::EndReason;
 use bridge::ending::Turned;
-use store::{Flags, Key, Phase};
+use store::{Flags, Key, NONE, Phase};
 
 use crate::net::{Hangup, Net, Read};
 use crate::turn::Shard;
@@ -58,6 +58,10 @@ impl<N: Net> Shard<N> {
             conn.flags.insert(Flags::UNREAD);
             return Reading::Over;
         }
+        if conn.identity != NONE && self.starve(key) {
+            return Reading::Over;
+        }
+        let Some(conn) = self.conns.get_mut(key) else { return Reading::Over };
         let Some(socket) = conn.socket.as_mut() else { return Reading::Over };
         let bytes = match self.net.read(socket, &mut self.scratch) {
             Read::Bytes(bytes) => bytes,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bridge::message::Kind;
 use bridge::{Address, Channel, Message};
-use store::Key;
+use store::{Flags, Key};
 
 use crate::net::Net;
 use crate::rules::Route;
@@ -78,6 +78,9 @@ impl<N: Net> Shard<N> {
     pub(crate) fn starve(&mut self, key: Key) -> bool {
         if !self.unplaced.is_full() {
             return false;
+        }
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.flags.insert(Flags::UNREAD);
         }
         self.pause(key);
         self.unplaced.starved.push(key);
