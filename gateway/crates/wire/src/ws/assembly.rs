@@ -268,7 +268,7 @@ impl Assembly {
         }
         self.open = Some(if header.opcode == Opcode::Text { Kind::Text } else { Kind::Binary });
         self.fragments = 1;
-        self.utf8 = Utf8::new();
+        debug_assert!(self.utf8.is_boundary(), "the last text ended inside a character");
     }
 
     /// Takes what has come of the current frame's payload; whether that was all of it.

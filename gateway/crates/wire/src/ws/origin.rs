@@ -67,8 +67,9 @@ impl OriginPattern {
         if !is_below {
             return host.eq_ignore_ascii_case(suffix);
         }
-        // The suffix begins with a dot, so what is before it ends with a whole label.
-        host.len() > suffix.len() && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
+        // The suffix begins with a dot and a host never does, so at least one whole label is before it.
+        let at = host.len().checked_sub(suffix.len());
+        at.is_some_and(|at| host[at..].eq_ignore_ascii_case(suffix))
     }
 }
 

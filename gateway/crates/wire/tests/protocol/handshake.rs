@@ -54,6 +54,8 @@ fn oddities_that_the_grammar_allows_pass() {
     for text in [
         with("Connection", &["connection: keep-alive, UPGRADE"]),
         with("Connection", &["Connection: keep-alive", "Connection: ,upgrade ,"]),
+        with("Connection", &["Connection: Upgrade", "Connection: keep-alive"]),
+        with("Upgrade", &["Upgrade: websocket", "Upgrade: h2c"]),
         with("Upgrade", &["UPGRADE: WebSocket"]),
         with("Upgrade", &["Upgrade: h2c, websocket"]),
         with("Host", &["Host:gateway.example:8080   "]),
@@ -112,6 +114,7 @@ fn every_fault_has_its_refusal() {
         (with("GET", &["GET http://user@gateway.example/ HTTP/1.1"]), Refusal::Host),
         (plus(&["Content-Length: 5"]), Refusal::Body),
         (plus(&["Content-Length: 0", "Content-Length: 1"]), Refusal::Body),
+        (plus(&["Content-Length: 1", "Content-Length: 0"]), Refusal::Body),
         (plus(&["Transfer-Encoding: chunked"]), Refusal::Body),
         (with("Connection", &[]), Refusal::NotUpgrade),
         (with("Connection", &["Connection: keep-alive, not-upgrade"]), Refusal::NotUpgrade),

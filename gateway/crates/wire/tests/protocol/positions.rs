@@ -172,6 +172,19 @@ fn a_delivered_message_is_released() {
 }
 
 #[test]
+fn a_control_frame_behind_a_long_message_grows_the_buffer_within_the_limit() {
+    let limits = Limits { message_bytes: 600, ..WIDE };
+    let ping = whole(PING, b"still there?");
+    let (start, end) = ping.split_at(10);
+    let mut assembly = Assembly::new();
+    assert_eq!(assembly.next(&mut part(BINARY, &[1; 500]), &mut 0, &limits), Ok(None));
+    assert_eq!(assembly.next(&mut start.to_vec(), &mut 0, &limits), Ok(None));
+    assert!(assembly.held_bytes() <= 600 + 125);
+    let mut end = end.to_vec();
+    assert_eq!(assembly.next(&mut end, &mut 0, &limits), Ok(Some(Item::Ping(b"still there?"))));
+}
+
+#[test]
 fn a_partial_control_frame_leaves_the_open_message_whole() {
     let ping = whole(PING, &[b'p'; 125]);
     let stream = [
