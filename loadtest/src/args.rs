@@ -1,37 +1,34 @@
 //! Values on the command line that need more than a number.
 //!
-//! It owns time spans with their units. Used by the arguments of the scenarios.
+//! It owns how lengths of time and sizes are given; their units are those of the configuration. Used by the arguments of
+//! the scenarios.
 
-use std::str::FromStr;
 use std::time::Duration;
 
-/// A length of time: `2s`, `500ms`, `1.5m`; a number alone is seconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Span(pub(crate) Duration);
+use config::units::{UnitError, parse_bytes, parse_duration};
 
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Span, String> {
-        let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let scale_s = match unit {
-            "ms" => 1e-3,
-            "s" | "" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(format!("unknown unit {unit:?}, expected ms, s, m or h")),
-        };
-        let number: f64 = number.parse().map_err(|_| "expected a time such as 5s or 500ms".to_owned())?;
-        Duration::try_from_secs_f64(number * scale_s).map(Span).map_err(|error| error.to_string())
+/// A length of time; a bare number is seconds, which suits an option of that name.
+///
+/// # Errors
+/// The text is no duration.
+pub(crate) fn seconds(text: &str) -> Result<Duration, UnitError> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => parse_duration(text),
     }
 }
 
-impl Span {
-    /// Nanoseconds, as far as they fit.
-    pub(crate) fn as_ns(self) -> u64 {
-        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
-    }
+/// Bytes of a message, such as `128` or `4KiB`.
+///
+/// # Errors
+/// The text is no size.
+pub(crate) fn size(text: &str) -> Result<usize, UnitError> {
+    parse_bytes(text).map(config::units::Bytes::as_usize)
+}
+
+/// Nanoseconds, as far as they fit.
+pub(crate) fn ns(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -39,13 +36,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_have_units() {
-        assert_eq!("5".parse(), Ok(Span(Duration::from_secs(5))));
-        assert_eq!("0.3s".parse(), Ok(Span(Duration::from_millis(300))));
-        assert_eq!("250ms".parse(), Ok(Span(Duration::from_millis(250))));
-        assert_eq!("2m".parse(), Ok(Span(Duration::from_secs(120))));
-        for wrong in ["", "s", "5 days", "-1s", "NaN"] {
-            assert!(wrong.parse::<Span>().is_err(), "{wrong}");
-        }
+    fn a_bare_number_is_seconds_and_units_are_those_of_the_configuration() {
+        assert_eq!(seconds("5"), Ok(Duration::from_secs(5)));
+        assert_eq!(seconds("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(seconds("2m"), Ok(Duration::from_secs(120)));
+        assert!(seconds("-1").is_err());
+        assert_eq!(size("4KiB"), Ok(4096));
     }
 }

@@ -11,9 +11,11 @@ mod args;
 mod board;
 mod client;
 mod clock;
+mod compare;
 mod crew;
 mod failure;
 mod fault;
+mod floor;
 mod frames;
 mod payload;
 mod probe;
@@ -45,6 +47,10 @@ enum Command {
     Fanout(fanout::Args),
     /// Connect, upgrade, close: CPU per handshake.
     Handshake(handshake::Args),
+    /// Compare two servers in alternating pairs of runs.
+    Compare(compare::Args),
+    /// Be the physical limit: a server that does the system calls and nothing else.
+    Floor(floor::Args),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +71,8 @@ fn run(command: &Command) -> Result<bool, Failure> {
         Command::Echo(args) => (echo::run(args)?, args.json()),
         Command::Fanout(args) => (fanout::run(args)?, args.json()),
         Command::Handshake(args) => (handshake::run(args)?, args.json()),
+        Command::Compare(args) => (compare::run(args)?, args.json()),
+        Command::Floor(args) => return floor::run(args).map(|()| true),
     };
     report.publish(json)?;
     Ok(report.holds())

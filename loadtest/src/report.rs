@@ -67,11 +67,13 @@ struct Check {
     limit: f64,
     /// `None`: the figure was not measured, which breaks the threshold.
     value: Option<f64>,
+    /// Whether the limit is the least that will do, not the most.
+    least: bool,
 }
 
 impl Check {
     fn holds(&self) -> bool {
-        self.value.is_some_and(|value| value <= self.limit)
+        self.value.is_some_and(|value| if self.least { value >= self.limit } else { value <= self.limit })
     }
 }
 
@@ -134,7 +136,14 @@ impl Report {
     /// Demands that `value` is `limit` at most, when a limit was given.
     pub(crate) fn check(&mut self, name: &'static str, limit: Option<f64>, value: Option<f64>) {
         if let Some(limit) = limit {
-            self.checks.push(Check { name, limit, value });
+            self.checks.push(Check { name, limit, value, least: false });
+        }
+    }
+
+    /// Demands that `value` is `limit` at least, when a limit was given.
+    pub(crate) fn check_least(&mut self, name: &'static str, limit: Option<f64>, value: Option<f64>) {
+        if let Some(limit) = limit {
+            self.checks.push(Check { name, limit, value, least: true });
         }
     }
 
@@ -245,6 +254,11 @@ mod tests {
         assert!(!report.holds());
         let mut report = Report::new("hold");
         report.check("max-a", Some(128.0), Some(128.5));
+        assert!(!report.holds());
+        let mut report = Report::new("compare");
+        report.check_least("min-a", Some(2.0), Some(2.0));
+        assert!(report.holds());
+        report.check_least("min-a", Some(2.0), Some(1.9));
         assert!(!report.holds());
     }
 

@@ -5,10 +5,12 @@
 //! it held up (coordinated omission). Refuses servers that answer with anything else than an echo.
 
 use std::path::Path;
+use std::time::Duration;
 
+use config::units::parse_duration;
 use hdrhistogram::Histogram;
 
-use crate::args::Span;
+use crate::args;
 use crate::board::Phase;
 use crate::client::{Desk, Farewell, Scenario, Slot, Stage, share};
 use crate::clock;
@@ -21,7 +23,7 @@ use crate::probe::Window;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::Report;
-use crate::scenarios::{PATIENCE, Shared, latencies, merged, work};
+use crate::scenarios::{Shared, latencies, merged, work};
 
 /// Messages of one connection under way at once in an open loop; more wait, and their latency counts the wait.
 const UNDER_WAY_MAX: u32 = 16;
@@ -35,17 +37,17 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 200)]
     connections: u32,
     /// Bytes of a message.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, value_parser = args::size, default_value = "128")]
     size: usize,
     /// Text or binary messages.
     #[arg(long, value_enum, default_value_t = MessageKind::Text)]
     kind: MessageKind,
     /// Length of the measured window.
-    #[arg(long, default_value = "5s")]
-    seconds: Span,
+    #[arg(long, value_parser = args::seconds, default_value = "5")]
+    seconds: Duration,
     /// Length of the warm-up before it.
-    #[arg(long, default_value = "1s")]
-    warm_up: Span,
+    #[arg(long, value_parser = parse_duration, default_value = "1s")]
+    warm_up: Duration,
     /// Messages per second, all connections together: an open loop with intended times.
     #[arg(long)]
     rate: Option<f64>,
@@ -84,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
 
     progress.step("connecting");
     crew.set_goal(args.connections);
-    crew.wait_until(&progress, PATIENCE, |counts| {
+    crew.wait_until(&progress, shared.patience, |counts| {
         u64::from(counts.open) + counts.failures + counts.lost >= u64::from(args.connections)
     })?;
     if crew.board().counts().open == 0 {
@@ -92,16 +94,16 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     }
     progress.step("warming up");
     crew.set_phase(Phase::Warm);
-    crew.let_pass(&progress, args.warm_up.0, |_| false)?;
+    crew.let_pass(&progress, args.warm_up, |_| false)?;
     progress.step("measuring");
     crew.set_phase(Phase::Measure);
     let begin = crew.board().counts();
     let window = Window::open(server, crew.board())?;
-    crew.let_pass(&progress, args.seconds.0, |_| false)?;
+    crew.let_pass(&progress, args.seconds, |_| false)?;
     let usage = window.close(crew.board())?;
     let end = crew.board().counts();
     crew.set_phase(Phase::Settle);
-    crew.wait_until(&progress, PATIENCE, |counts| counts.received >= counts.sent)?;
+    crew.wait_until(&progress, shared.patience, |counts| counts.received >= counts.sent)?;
 
     let mut gathered = crew.finish(&progress)?;
     let lost = gathered.counts.sent.saturating_sub(gathered.counts.received);

@@ -6,10 +6,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use config::units::parse_duration;
 use hdrhistogram::Histogram;
 
-use crate::args::Span;
+use crate::args;
 use crate::board::Phase;
 use crate::client::{Desk, Dialogue, Farewell, Plan, Scenario, Slot, Stage, share};
 use crate::clock;
@@ -23,7 +25,7 @@ use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
 use crate::scenarios::echo::no_connection;
-use crate::scenarios::{PATIENCE, Shared, latencies, merged, work};
+use crate::scenarios::{Shared, latencies, merged, work};
 use crate::sequence::{Ledger, Sequences, UNDER_WAY_MAX};
 use crate::target::Target;
 use crate::upgrade::Head;
@@ -49,20 +51,20 @@ pub(crate) struct Args {
     #[arg(long)]
     publish_url: Option<String>,
     /// Bytes of a message.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, value_parser = args::size, default_value = "128")]
     size: usize,
     /// Text or binary messages; over HTTP the content type says it.
     #[arg(long, value_enum, default_value_t = MessageKind::Text)]
     kind: MessageKind,
     /// Length of the measured window at most.
-    #[arg(long, default_value = "5s")]
-    seconds: Span,
+    #[arg(long, value_parser = args::seconds, default_value = "5")]
+    seconds: Duration,
     /// End the measured window after this many messages.
     #[arg(long)]
     messages: Option<u64>,
     /// Length of the warm-up before it.
-    #[arg(long, default_value = "1s")]
-    warm_up: Span,
+    #[arg(long, value_parser = parse_duration, default_value = "1s")]
+    warm_up: Duration,
     /// Messages per second, all publishers together, without waiting for deliveries.
     #[arg(long)]
     open_rate: Option<f64>,
@@ -114,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     progress.step("subscribing");
     crew.set_goal(args.connections);
     let everybody = args.connections + args.publishers;
-    let connected = crew.wait_until(&progress, PATIENCE, |counts| {
+    let connected = crew.wait_until(&progress, shared.patience, |counts| {
         counts.open == everybody || (counts.busy == 0 && counts.failures > 0)
     })?;
     if !connected || crew.board().counts().open < everybody {
@@ -124,18 +126,18 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     }
     progress.step("warming up");
     crew.set_phase(Phase::Warm);
-    crew.let_pass(&progress, args.warm_up.0, |_| false)?;
+    crew.let_pass(&progress, args.warm_up, |_| false)?;
     progress.step("measuring");
     crew.set_phase(Phase::Measure);
     let (begin, messages_before) = (crew.board().counts(), ledger.complete());
     let window = Window::open(server, crew.board())?;
     let enough =
         |_: &_| args.messages.is_some_and(|messages| ledger.complete() - messages_before >= messages);
-    crew.let_pass(&progress, args.seconds.0, enough)?;
+    crew.let_pass(&progress, args.seconds, enough)?;
     let usage = window.close(crew.board())?;
     let (end, messages) = (crew.board().counts(), ledger.complete() - messages_before);
     crew.set_phase(Phase::Settle);
-    crew.wait_until(&progress, PATIENCE, |_| {
+    crew.wait_until(&progress, shared.patience, |_| {
         (0..ledger.publishers()).all(|lane| ledger.under_way(lane) == 0)
     })?;
 

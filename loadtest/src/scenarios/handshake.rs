@@ -4,10 +4,12 @@
 //! includes accepting and closing. Refuses to keep anything open.
 
 use std::path::Path;
+use std::time::Duration;
 
+use config::units::parse_duration;
 use hdrhistogram::Histogram;
 
-use crate::args::Span;
+use crate::args;
 use crate::board::Phase;
 use crate::client::{Desk, Dialogue, Farewell, Scenario, Slot, Stage, share};
 use crate::clock;
@@ -29,11 +31,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 64)]
     concurrency: u32,
     /// Length of the measured window.
-    #[arg(long, default_value = "5s")]
-    seconds: Span,
+    #[arg(long, value_parser = args::seconds, default_value = "5")]
+    seconds: Duration,
     /// Length of the warm-up before it.
-    #[arg(long, default_value = "1s")]
-    warm_up: Span,
+    #[arg(long, value_parser = parse_duration, default_value = "1s")]
+    warm_up: Duration,
     /// How each connection is ended.
     #[arg(long, value_enum, default_value_t = Farewell::Fin)]
     farewell: Farewell,
@@ -60,7 +62,10 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     }
     let server = shared.server()?;
     let plan = shared.plan(None, args.concurrency)?;
-    let threads = thread_count(shared.threads, args.concurrency, 10_000)?;
+    // A handshake costs the client about what it costs the server: one thread alone would be the bottleneck.
+    let spare = std::thread::available_parallelism().map_or(1, |all| u32::try_from(all.get()).unwrap_or(1));
+    let asked = shared.threads.unwrap_or(spare.saturating_sub(1).clamp(1, args.concurrency));
+    let threads = thread_count(Some(asked), args.concurrency, 10_000)?;
     let progress = Progress::new();
     let crew = Crew::start(threads, &plan, |thread| {
         let slots = share(args.concurrency, thread, threads);
@@ -69,12 +74,12 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
 
     progress.step("warming up");
     crew.set_phase(Phase::Warm);
-    crew.let_pass(&progress, args.warm_up.0, |_| false)?;
+    crew.let_pass(&progress, args.warm_up, |_| false)?;
     progress.step("measuring");
     crew.set_phase(Phase::Measure);
     let begin = crew.board().counts();
     let window = Window::open(server, crew.board())?;
-    crew.let_pass(&progress, args.seconds.0, |_| false)?;
+    crew.let_pass(&progress, args.seconds, |_| false)?;
     let usage = window.close(crew.board())?;
     let end = crew.board().counts();
 

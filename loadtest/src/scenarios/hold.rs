@@ -6,10 +6,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use config::units::parse_duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::args::Span;
+use crate::args;
 use crate::board::Phase;
 use crate::client::{Desk, Scenario, share};
 use crate::clock;
@@ -19,7 +20,7 @@ use crate::probe::{Server, Usage, Window, slab_bytes};
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
-use crate::scenarios::{PATIENCE, Shared, echo::no_connection};
+use crate::scenarios::{Shared, echo::no_connection};
 use crate::sockets;
 
 /// Memory counts as settled when it moved less than this between two samples, bytes.
@@ -43,8 +44,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 5_000.0)]
     rate: f64,
     /// How long to hold them.
-    #[arg(long, default_value = "30s")]
-    seconds: Span,
+    #[arg(long, value_parser = args::seconds, default_value = "30")]
+    seconds: Duration,
     /// Connections at which the slope of memory begins.
     #[arg(long, default_value_t = 1_000)]
     baseline: u32,
@@ -52,14 +53,14 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1)]
     rounds: u32,
     /// Answer pings this much later.
-    #[arg(long, default_value = "0s")]
-    pong_delay: Span,
+    #[arg(long, value_parser = parse_duration, default_value = "0s")]
+    pong_delay: Duration,
     /// Path instead of the URL's; `{n}` is the number of the connection, so that each can have its own channel.
     #[arg(long)]
     channel_path: Option<String>,
     /// Stop the server's process (SIGSTOP) for this long after a third of the time, then let it go on.
-    #[arg(long, requires = "server_pid")]
-    stop_server: Option<Span>,
+    #[arg(long, value_parser = parse_duration, requires = "server_pid")]
+    stop_server: Option<Duration>,
     /// Fail (status 1) when a connection costs the server more resident memory than this, bytes.
     #[arg(long)]
     max_bytes_per_connection: Option<f64>,
@@ -89,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     }
     let server = shared.server()?;
     let mut plan = shared.plan(args.channel_path.as_deref(), args.connections)?;
-    plan.pong_delay_ns = args.pong_delay.as_ns();
+    plan.pong_delay_ns = args::ns(args.pong_delay);
     let threads = thread_count(shared.threads, args.connections, sockets::PER_TABLE)?;
     let progress = Progress::new();
     let crew = Crew::start(threads, &plan, |thread| {
@@ -155,12 +156,12 @@ fn round(
     let began_ns = clock::now_ns();
     let mut ramp_s = 0.0;
     if baseline > 0 {
-        open(crew, baseline, progress)?;
+        open(crew, baseline, args.shared.patience, progress)?;
         ramp_s += since_s(began_ns);
     }
     let at_baseline = (crew.board().counts().open, settled(crew, server, progress)?);
     let began_ns = clock::now_ns();
-    open(crew, args.connections, progress)?;
+    open(crew, args.connections, args.shared.patience, progress)?;
     ramp_s += since_s(began_ns);
     let opened = crew.board().counts().open;
     let at_full = (opened, settled(crew, server, progress)?);
@@ -168,21 +169,21 @@ fn round(
     let window = Window::open(server, crew.board())?;
     match (args.stop_server, server) {
         (Some(length), Some(server)) => hold_with_stop(args, crew, server, length, progress)?,
-        _ => crew.let_pass(progress, args.seconds.0, |_| false)?,
+        _ => crew.let_pass(progress, args.seconds, |_| false)?,
     }
     let usage = window.close(crew.board())?;
     crew.set_goal(0);
-    crew.wait_until(progress, PATIENCE + PATIENCE, |counts| counts.open == 0 && counts.busy == 0)?;
+    crew.wait_until(progress, args.shared.patience, |counts| counts.open == 0 && counts.busy == 0)?;
     let resident_after = settled(crew, server, progress)?;
     Ok(Round { opened, ramp_s, resident_before, at_baseline, at_full, slab, usage, resident_after })
 }
 
 /// Opens up to `goal` connections: each is open, or has failed, when this returns.
-fn open(crew: &Crew<Hold>, goal: u32, progress: &Progress) -> Result<(), Failure> {
+fn open(crew: &Crew<Hold>, goal: u32, patience: Duration, progress: &Progress) -> Result<(), Failure> {
     let before = crew.board().counts();
     let missing = u64::from(goal.saturating_sub(before.open));
     crew.set_goal(goal);
-    crew.wait_until(progress, PATIENCE + PATIENCE, |counts| {
+    crew.wait_until(progress, patience, |counts| {
         counts.attempts - before.attempts >= missing && counts.busy == 0
     })?;
     Ok(())
@@ -210,7 +211,7 @@ fn hold_with_stop(
     args: &Args,
     crew: &Crew<Hold>,
     server: Server,
-    length: Span,
+    length: Duration,
     progress: &Progress,
 ) -> Result<(), Failure> {
     struct Continue(Pid);
@@ -221,14 +222,14 @@ fn hold_with_stop(
         }
     }
     let pid = Pid::from_raw(i32::try_from(server.pid()).map_err(|_| Failure::Asked("--server-pid".into()))?);
-    crew.let_pass(progress, args.seconds.0 / 3, |_| false)?;
+    crew.let_pass(progress, args.seconds / 3, |_| false)?;
     progress.step("server stopped");
     let resume = Continue(pid);
     kill(pid, Signal::SIGSTOP).map_err(|errno| Failure::machine("SIGSTOP")(errno.into()))?;
-    crew.let_pass(progress, length.0, |_| false)?;
+    crew.let_pass(progress, length, |_| false)?;
     drop(resume);
     progress.step("server goes on");
-    crew.let_pass(progress, args.seconds.0 * 2 / 3, |_| false)
+    crew.let_pass(progress, args.seconds * 2 / 3, |_| false)
 }
 
 impl Round {

@@ -10,6 +10,7 @@ pub(crate) mod hold;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use config::units::parse_duration;
 use hdrhistogram::Histogram;
 
 use crate::client::Plan;
@@ -21,9 +22,6 @@ use crate::target::{Sources, Target};
 
 /// Longest latency that is told from a longer one: one minute in ns.
 const LONGEST_LATENCY_NS: u64 = 60_000_000_000;
-
-/// How long a conductor waits for something that makes no progress.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Arguments of every scenario.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,6 +38,9 @@ pub(crate) struct Shared {
     /// Loopback source addresses to rotate over; more are taken when the connections need them.
     #[arg(long, default_value_t = 16)]
     pub(crate) sources: u32,
+    /// How long to wait for something that makes no progress: a connection, a message under way.
+    #[arg(long, value_parser = parse_duration, default_value = "20s")]
+    pub(crate) patience: Duration,
     /// Write the report as JSON to this file; `-` prints it instead of the table.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,

@@ -1,0 +1,174 @@
+//! The harness as its users start it, over real sockets, against the server it brings along.
+//!
+//! It owns the promises of the command line: figures, faults, exit status. Servers are children on port 0 and end with
+//! the test.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_loadtest");
+
+/// A floor server on a free port.
+struct Floor {
+    process: Child,
+    address: String,
+}
+
+impl Floor {
+    fn start(mode: &str) -> Floor {
+        let mut process = Command::new(PROGRAM)
+            .args(["floor", "--mode", mode, "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening ws=").unwrap().to_owned();
+        Floor { process, address }
+    }
+
+    /// Runs a scenario against it, with its process accounts and the report as JSON.
+    fn load(&self, arguments: &str) -> Output {
+        let pid = self.process.id().to_string();
+        Command::new(PROGRAM)
+            .args(arguments.split_whitespace())
+            .args(["--url", &format!("ws://{}/echo", self.address), "--server-pid", &pid, "--json", "-"])
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn report(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{complaint}"))
+}
+
+fn figure(report: &Value, name: &str) -> f64 {
+    report["figures"][name].as_f64().unwrap_or_else(|| panic!("no {name} in {report:#}"))
+}
+
+#[test]
+fn every_echo_comes_back_as_it_was_sent() {
+    let floor = Floor::start("echo");
+    let output = floor.load("echo --connections 20 --seconds 300ms --warm-up 50ms --max-errors 0");
+    let report = report(&output);
+    assert!(output.status.success(), "{report:#}");
+    assert!(figure(&report, "messages") > 0.0);
+    assert!(figure(&report, "latency_p99_us") > 0.0);
+}
+
+#[test]
+fn an_open_loop_sends_what_the_rate_says() {
+    let floor = Floor::start("echo");
+    let output =
+        floor.load("echo --connections 7 --threads 2 --rate 500 --seconds 500ms --warm-up 0s --max-errors 0");
+    let report = report(&output);
+    assert!(output.status.success(), "{report:#}");
+    let messages = figure(&report, "messages");
+    // An upper bound only: a machine that is busy with other tests may be late, but nobody sends ahead of time.
+    let most = figure(&report, "window_s") * 500.0 + 100.0;
+    assert!(messages > 0.0 && messages <= most, "{messages} of at most {most}");
+}
+
+#[test]
+fn every_subscriber_gets_every_message_in_order() {
+    let floor = Floor::start("fanout");
+    for arguments in [
+        "fanout --connections 50 --seconds 300ms --warm-up 50ms",
+        "fanout --connections 50 --threads 3 --publishers 4 --seconds 300ms --warm-up 50ms --kind binary",
+        "fanout --connections 50 --open-rate 200 --seconds 300ms --warm-up 50ms --size 1KiB",
+    ] {
+        let output = floor.load(&format!("{arguments} --max-errors 0"));
+        let report = report(&output);
+        assert!(output.status.success(), "{arguments}: {report:#}");
+        assert!(figure(&report, "messages_to_all") > 0.0, "{arguments}");
+        assert!(figure(&report, "deliveries") > 0.0, "{arguments}");
+    }
+}
+
+#[test]
+fn handshakes_are_counted_and_leave_nothing_open() {
+    let floor = Floor::start("handshake");
+    for farewell in ["fin", "frame"] {
+        let arguments =
+            format!("handshake --concurrency 8 --seconds 300ms --warm-up 50ms --farewell {farewell}");
+        let output = floor.load(&format!("{arguments} --max-errors 0"));
+        let report = report(&output);
+        assert!(output.status.success(), "{report:#}");
+        assert!(figure(&report, "handshakes") > 0.0);
+    }
+}
+
+#[test]
+fn connections_are_held_twice_and_all_end_with_a_close_frame() {
+    let floor = Floor::start("echo");
+    let arguments =
+        "hold --connections 300 --baseline 100 --rate 20000 --seconds 200ms --rounds 2 --threads 3";
+    let output = floor.load(&format!("{arguments} --max-errors 0 --max-bytes-per-connection 100000"));
+    let report = report(&output);
+    assert!(output.status.success(), "{report:#}");
+    assert_eq!(figure(&report, "round_1_connected"), 300.0);
+    assert_eq!(figure(&report, "round_2_connected"), 300.0);
+    assert_eq!(figure(&report, "closed_unexpectedly"), 0.0);
+}
+
+#[test]
+fn one_process_holds_more_connections_than_one_descriptor_table() {
+    let floor = Floor::start("echo");
+    let url = format!("ws://{}/echo", floor.address);
+    let hold = "hold --connections 400 --baseline 0 --rate 20000 --seconds 1ms --max-errors 0 --json -";
+    // The harness keeps 512 descriptors of a table for itself, which leaves 188.
+    let script = format!("ulimit -n 700 && exec {PROGRAM} {hold} --url {url}");
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let report = report(&output);
+    assert!(output.status.success(), "{report:#}");
+    assert_eq!(figure(&report, "round_1_connected"), 400.0);
+    assert_eq!(report["about"]["client_threads"], "3");
+}
+
+#[test]
+fn a_server_that_answers_with_something_else_is_caught() {
+    // Everybody hears everybody: no connection gets back just what it sent.
+    let floor = Floor::start("fanout");
+    let output =
+        floor.load("echo --connections 3 --seconds 100ms --warm-up 50ms --patience 200ms --max-errors 0");
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    assert!(figure(&report, "errors") > 0.0);
+}
+
+#[test]
+fn a_subscriber_that_hears_nothing_is_caught() {
+    let floor = Floor::start("echo");
+    let arguments = "fanout --connections 2 --seconds 100ms --warm-up 50ms --patience 200ms --max-errors 0";
+    let output = floor.load(arguments);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    assert_eq!(report["errors"]["message never arrived"], 2, "{report:#}");
+}
+
+#[test]
+fn a_broken_threshold_is_status_one_and_a_missing_server_status_two() {
+    let floor = Floor::start("echo");
+    let output = floor.load("echo --connections 2 --seconds 100ms --warm-up 0s --max-p99-us 0.001");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(report(&output)["thresholds"][0]["kept"], false);
+
+    let address = floor.address.clone();
+    drop(floor);
+    let url = format!("ws://{address}/echo");
+    let output = Command::new(PROGRAM).args(["echo", "--seconds", "1ms", "--url", &url]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Connection refused"));
+}
