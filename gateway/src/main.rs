@@ -1,2 +1,107 @@
-//! placeholder
-fn main() {}
+//! The gateway: arguments in, exit code out. What runs is built in [`app`].
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program speaks to whoever started it")]
+
+mod admin;
+mod app;
+mod endings;
+mod logging;
+mod metrics;
+mod node;
+mod rules;
+mod shards;
+mod signals;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use config::Settings;
+
+/// The connection tier in front of app servers: holds WebSocket connections, moves their messages.
+///
+/// Without arguments it runs on its built-in defaults and prints where to connect. Environment variables override
+/// keys: GATEWAY__LIMITS__CONNECTIONS=50000 is `connections` in `[limits]`.
+#[derive(Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// Configuration file (TOML); without one, the built-in defaults
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Report every mistake in a configuration file, and the environment, at once
+    Check {
+        /// The file to check
+        file: PathBuf,
+    },
+    /// Print the configuration that would be in force: file, environment, defaults
+    Config {
+        /// The file to read; without one, only environment and defaults
+        file: Option<PathBuf>,
+        /// Print the documented reference: every key with its default, unit and reason
+        #[arg(long, conflicts_with = "file")]
+        defaults: bool,
+    },
+}
+
+/// Exit codes beside 0: 1 is a failure while running, 2 a wrong argument or configuration.
+const WRONG: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Check { file }) => match load(Some(&file)) {
+            Ok(settings) => match rules::rules(&settings) {
+                Ok(_) => {
+                    println!("{}: good", file.display());
+                    ExitCode::SUCCESS
+                }
+                Err(mistake) => refuse(&mistake),
+            },
+            Err(mistakes) => refuse(&mistakes),
+        },
+        Some(Command::Config { defaults: true, .. }) => {
+            print!("{}", config::reference());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Config { file, .. }) => match load(file.as_deref()) {
+            Ok(settings) => {
+                print!("{}", settings.to_toml());
+                ExitCode::SUCCESS
+            }
+            Err(mistakes) => refuse(&mistakes),
+        },
+        None => match load(arguments.config.as_deref()) {
+            Ok(settings) => app::run(&settings),
+            Err(mistakes) => refuse(&mistakes),
+        },
+    }
+}
+
+fn refuse(what: &str) -> ExitCode {
+    eprintln!("{what}");
+    ExitCode::from(WRONG)
+}
+
+/// Reads the configuration, or says everything that is wrong with it, a line each.
+fn load(file: Option<&Path>) -> Result<Settings, String> {
+    let text = match file {
+        Some(file) => std::fs::read_to_string(file)
+            .map_err(|error| format!("{}: cannot read the configuration: {error}", file.display()))?,
+        None => String::new(),
+    };
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+    config::load(&text, variables).map_err(|mistakes| {
+        let name = file.map_or_else(String::new, |file| format!("{}: ", file.display()));
+        let mut lines: Vec<String> = mistakes.iter().map(|mistake| format!("{name}{mistake}")).collect();
+        let count = mistakes.len();
+        lines.push(format!("{count} mistake{}; nothing was started", if count == 1 { "" } else { "s" }));
+        lines.join("\n")
+    })
+}

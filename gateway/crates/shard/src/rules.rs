@@ -4,6 +4,8 @@
 //! variable is one percent-decoded segment of `[A-Za-z0-9_-]{1,64}`: anything else matches no route, so that no path
 //! can name a channel its operator did not mean.
 
+use std::borrow::Cow;
+
 use bridge::Channel;
 use store::QueueLimit;
 use wire::ws::Limits;
@@ -92,17 +94,17 @@ pub enum Inbound {
 }
 
 /// Values of the variables of a path that matched.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Variables<'a> {
-    values: [&'a str; VARIABLES_MAX],
+    values: [Cow<'a, str>; VARIABLES_MAX],
     count: usize,
 }
 
 impl<'a> Variables<'a> {
     /// The value with this number; empty when there is none.
     #[must_use]
-    pub fn value(&self, number: usize) -> &'a str {
-        self.values[..self.count].get(number).copied().unwrap_or_default()
+    pub fn value(&self, number: usize) -> &str {
+        self.values[..self.count].get(number).map_or("", AsRef::as_ref)
     }
 }
 
@@ -128,7 +130,8 @@ impl Rules {
         let mut best: Option<(usize, Variables<'a>)> = None;
         for (number, route) in self.routes.iter().enumerate() {
             if let Some(variables) = matches(&route.path, path) {
-                let wins = best.is_none_or(|(other, _)| beats(&route.path, &self.routes[other].path));
+                let wins =
+                    best.as_ref().is_none_or(|(other, _)| beats(&route.path, &self.routes[*other].path));
                 if wins {
                     best = Some((number, variables));
                 }
@@ -161,14 +164,8 @@ fn matches<'a>(pattern: &[Segment], path: &'a str) -> Option<Variables<'a>> {
                 }
             }
             Segment::Variable => {
-                // Every byte that may stand in a variable is unreserved (RFC 3986 section 2.3), so an escape in it is
-                // either needless or not allowed; both are refused rather than decoded into a copy.
-                let fits = (1..=VARIABLE_BYTES_MAX).contains(&found.len())
-                    && found.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-                if !fits || variables.count == VARIABLES_MAX {
-                    return None;
-                }
-                variables.values[variables.count] = found;
+                let value = variable(found)?;
+                *variables.values.get_mut(variables.count)? = value;
                 variables.count += 1;
             }
         }
@@ -177,25 +174,39 @@ fn matches<'a>(pattern: &[Segment], path: &'a str) -> Option<Variables<'a>> {
     segments.next().is_none().then_some(variables)
 }
 
+/// The value of a variable: a segment that, percent-decoded once, is `[A-Za-z0-9_-]{1,64}`.
+fn variable(raw: &str) -> Option<Cow<'_, str>> {
+    // Only escapes need a copy, and no sound client escapes what may stand in a variable.
+    let value = if raw.contains('%') {
+        let bytes = Decoded(raw.bytes()).collect::<Option<Vec<u8>>>()?;
+        Cow::Owned(String::from_utf8(bytes).ok()?)
+    } else {
+        Cow::Borrowed(raw)
+    };
+    let fits = (1..=VARIABLE_BYTES_MAX).contains(&value.len())
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    fits.then_some(value)
+}
+
 /// Whether a raw path segment, percent-decoded once, is this text.
 fn decodes_to(raw: &str, text: &str) -> bool {
-    let mut wanted = text.bytes();
-    let mut raw = raw.bytes();
-    while let Some(byte) = raw.next() {
-        let byte = if byte == b'%' {
-            let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
-            match (digit(raw.next()), digit(raw.next())) {
-                (Some(high), Some(low)) => (high * 16 + low) as u8,
-                _ => return false,
-            }
-        } else {
-            byte
-        };
-        if wanted.next() != Some(byte) {
-            return false;
+    Decoded(raw.bytes()).eq(text.bytes().map(Some))
+}
+
+/// The bytes of a percent-encoded text; `None` for an escape that is none.
+struct Decoded<'a>(std::str::Bytes<'a>);
+
+impl Iterator for Decoded<'_> {
+    type Item = Option<u8>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let byte = self.0.next()?;
+        if byte != b'%' {
+            return Some(Some(byte));
         }
+        let mut digit = || char::from(self.0.next()?).to_digit(16);
+        Some(digit().zip(digit()).map(|(high, low)| (high * 16 + low) as u8))
     }
-    wanted.next().is_none()
 }
 
 #[cfg(test)]

@@ -1,0 +1,246 @@
+//! The program: builds every part once, in order, and takes them apart in reverse.
+//!
+//! Order: log, descriptor limit, sizes, polls and wakers, shard threads with their listeners, HTTP listeners, and only
+//! when all of that succeeded the word to go. A start that fails leaves nothing behind and serves nobody.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use backend::{Embedded, Publisher};
+use bridge::event::Batch;
+use bridge::{Command, Epoch, NodeName, Switchboard};
+use config::Settings;
+use net::{Clock, descriptors};
+use shard::Identity;
+use shard::limit::{Gate, GateSizes};
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, mpsc};
+
+use crate::admin::auth::Tokens;
+use crate::admin::{self, Admin, Role, RoleSet, RouteInfo};
+use crate::endings::EndingsLog;
+use crate::metrics::{Descriptors, Metrics, Sources};
+use crate::node::{self, Plan};
+use crate::shards::{Bench, Blueprint, Running, THREAD_PREFIX};
+use crate::signals::Signals;
+use crate::{logging, rules};
+
+/// Batches of events that may wait for the pump.
+const BATCHES_MAX: usize = 256;
+/// Threads of the HTTP side and the pump: they do little.
+const RUNTIME_THREADS: usize = 2;
+
+/// Runs until drained.
+pub(crate) fn run(settings: &Settings) -> ExitCode {
+    logging::start(&settings.log);
+    match start(settings) {
+        Ok(node) => node.serve(settings),
+        Err(mistake) => {
+            eprintln!("{mistake}");
+            ExitCode::from(crate::WRONG)
+        }
+    }
+}
+
+/// Everything at work.
+struct Node {
+    runtime: Runtime,
+    running: Running,
+    admin: Arc<Admin>,
+    http: Vec<(tokio::net::TcpListener, RoleSet)>,
+    batches: mpsc::Receiver<Batch>,
+    endings: EndingsLog,
+    signals: Signals,
+}
+
+fn start(settings: &Settings) -> Result<Node, String> {
+    let clock = Clock::start();
+    let (name, epoch) = (node::name(settings), node::epoch());
+    let rules = rules::rules(settings)?;
+    let tokens = Tokens::load(settings.api.tokens_file.as_deref(), settings.admin.token_file.as_deref())?;
+    let limit =
+        descriptors::raise_limit().map_err(|error| format!("cannot raise the descriptor limit: {error}"))?;
+    let plan = node::plan(settings, limit, admin::CONNECTIONS_MAX as u64)?;
+
+    let bench = Bench::new(settings, plan.shards).map_err(|error| format!("cannot open a poll: {error}"))?;
+    let switchboard = Arc::new(Switchboard::new(bench.mailboxes.clone()));
+    let stats = bench.stats.clone();
+    let waiting = bench.start(settings, clock)?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let http = runtime.block_on(listen_http(settings))?;
+    let signals = runtime
+        .block_on(async { Signals::listen() })
+        .map_err(|error| format!("cannot listen for signals: {error}"))?;
+
+    let gate = Arc::new(Gate::new(GateSizes {
+        connections: plan.connections,
+        handshakes: settings.limits.handshakes.get(),
+    }));
+    let (batch_sender, batches) = mpsc::channel(BATCHES_MAX);
+    let websocket_address = waiting.address;
+    announce(&name, epoch, plan, websocket_address, &http);
+    let running = waiting.go(&Blueprint {
+        identity: Identity { node: name.clone(), epoch, shard: 0 },
+        sizes: node::sizes(settings, plan),
+        rules,
+        gate,
+        switchboard: Arc::clone(&switchboard),
+        batches: batch_sender,
+    });
+
+    let publisher = Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded));
+    let metrics = Metrics::new(Sources {
+        stats: stats.clone(),
+        switchboard: Arc::clone(&switchboard),
+        publisher: publisher.clone(),
+        refusal_labels: Vec::leak(shard::refusal_labels()),
+        descriptors: if settings.shards.own_descriptors {
+            Descriptors::PerThread { prefix: THREAD_PREFIX }
+        } else {
+            Descriptors::Shared
+        },
+    });
+    let routes: Vec<RouteInfo> = settings
+        .routes
+        .iter()
+        .map(|route| RouteInfo { name: route.name.to_string(), path: route.path.to_string() })
+        .collect();
+    let route_names = routes.iter().map(|route| route.name.clone()).collect();
+    let admin = Arc::new(Admin {
+        node: name.clone(),
+        epoch,
+        publisher,
+        switchboard,
+        stats,
+        routes,
+        tokens,
+        request_bytes_max: settings.http.request_bytes.as_usize(),
+        draining: Arc::new(AtomicBool::new(false)),
+        clock: Box::new(move || clock.ms()),
+        websocket_address,
+        metrics,
+        drain: Arc::new(Notify::new()),
+    });
+    let endings = EndingsLog::new(name, epoch, route_names, clock, settings.log.endings_per_second);
+    Ok(Node { runtime, running, admin, http, batches, endings, signals })
+}
+
+/// Binds each address of the three roles once.
+async fn listen_http(settings: &Settings) -> Result<Vec<(tokio::net::TcpListener, RoleSet)>, String> {
+    let mut roles: BTreeMap<SocketAddr, RoleSet> = BTreeMap::new();
+    for (role, address) in [
+        (Role::Health, settings.health_address()),
+        (Role::Api, settings.api_address()),
+        (Role::Admin, settings.admin_address()),
+    ] {
+        let set = roles.entry(address).or_default();
+        *set = set.with(role);
+    }
+    let mut listeners = Vec::with_capacity(roles.len());
+    for (address, roles) in roles {
+        let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
+            let labels: Vec<&str> = roles.iter().map(Role::label).collect();
+            format!(
+                "cannot listen on {address} for HTTP ({}): {error}. Stop what listens there, or set another \
+                 address, as in GATEWAY__HTTP__ADDRESS=127.0.0.1:9081.",
+                labels.join(", ")
+            )
+        })?;
+        listeners.push((listener, roles));
+    }
+    Ok(listeners)
+}
+
+/// Says on standard output where to connect. The first line is for programs.
+fn announce(
+    name: &NodeName,
+    epoch: Epoch,
+    plan: Plan,
+    websocket: SocketAddr,
+    http: &[(tokio::net::TcpListener, RoleSet)],
+) {
+    let address_of = |role: Role| {
+        let listener = http.iter().find(|(_, roles)| roles.contains(role));
+        listener.and_then(|(listener, _)| listener.local_addr().ok())
+    };
+    let mut line = format!("listening ws={websocket}");
+    if let Some(api) = address_of(Role::Api) {
+        line.push_str(&format!(" http={api}"));
+    }
+    println!("{line}");
+    if let Some(admin) = address_of(Role::Admin) {
+        println!("try it: open http://{admin}/ in two tabs, or websocat ws://{websocket}/rooms/lobby");
+    }
+    let Plan { shards, connections, .. } = plan;
+    tracing::info!(node = %name, %epoch, shards, connections, %websocket, "gateway started");
+}
+
+impl Node {
+    fn serve(self, settings: &Settings) -> ExitCode {
+        let Self { runtime, running, admin, http, batches, mut endings, mut signals } = self;
+        let (stop, _) = tokio::sync::watch::channel(false);
+        let stopped = || {
+            let mut stop = stop.subscribe();
+            async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            }
+        };
+        let pump = runtime.spawn(backend::pump(batches, move |_, event| endings.observe(event)));
+        let servers: Vec<_> = http
+            .into_iter()
+            .map(|(listener, roles)| {
+                runtime.spawn(admin::serve(listener, roles, Arc::clone(&admin), stopped()))
+            })
+            .collect();
+        let ticks = rules::ticks(settings.drain.deadline);
+        let (draining, drain) = (Arc::clone(&admin), Arc::clone(&admin.drain));
+        runtime.spawn(async move {
+            tokio::select! {
+                name = signals.next() => tracing::info!(signal = name, "draining"),
+                () = drain.notified() => tracing::info!("draining by request"),
+            }
+            draining.draining.store(true, Ordering::Release);
+            begin_drain(&draining.switchboard, ticks).await;
+            let name = signals.next().await;
+            tracing::warn!(signal = name, "told twice: ending at once");
+            std::process::exit(1);
+        });
+
+        let result = running.wait();
+        let _ = stop.send(true);
+        runtime.block_on(async {
+            for server in servers {
+                let _ = server.await;
+            }
+            let _ = pump.await;
+        });
+        match result {
+            Ok(()) => {
+                tracing::info!("drained, nobody left");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                tracing::error!(%error, "ending");
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Tells every shard. A mailbox that is full has room again within a turn or two.
+async fn begin_drain(switchboard: &Switchboard, ticks: u32) {
+    for mailbox in switchboard.mailboxes() {
+        while mailbox.send(Command::Drain { ticks }).is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! One structured log line per ended connection, at most so many in a second: an outage ends everybody at once, and
+//! the log must not be the next outage. What is not written is counted, and the count is.
+
+use bridge::event::Ending;
+use bridge::{ConnId, Epoch, Event, NodeName};
+use net::Clock;
+
+/// Writes the lines.
+pub(crate) struct EndingsLog {
+    node: NodeName,
+    epoch: Epoch,
+    routes: Vec<String>,
+    clock: Clock,
+    per_second: u32,
+    second: u64,
+    written: u32,
+    left_out: u64,
+}
+
+impl EndingsLog {
+    /// A log for the connections of this node; `routes` by number.
+    pub(crate) const fn new(
+        node: NodeName,
+        epoch: Epoch,
+        routes: Vec<String>,
+        clock: Clock,
+        per_second: u32,
+    ) -> Self {
+        Self { node, epoch, routes, clock, per_second, second: 0, written: 0, left_out: 0 }
+    }
+
+    /// Takes one event of a shard.
+    pub(crate) fn observe(&mut self, event: Event) {
+        let Event::Ended(ending) = event;
+        if self.per_second == 0 {
+            return;
+        }
+        let second = self.clock.ms() / 1000;
+        if second != self.second {
+            if self.left_out > 0 {
+                tracing::info!(left_out = self.left_out, "more connections ended than lines may be written");
+            }
+            (self.second, self.written, self.left_out) = (second, 0, 0);
+        }
+        if self.written >= self.per_second {
+            self.left_out += 1;
+            return;
+        }
+        self.written += 1;
+        self.write(&ending);
+    }
+
+    fn write(&self, ending: &Ending) {
+        let id = ConnId { node: self.node.clone(), epoch: self.epoch, address: ending.address };
+        tracing::info!(
+            connection = %id,
+            peer = %ending.peer,
+            route = self.routes.get(usize::from(ending.route)).map_or("", String::as_str),
+            reason = ending.reason.label(),
+            age_seconds = f64::from(ending.age_ticks) / 10.0,
+            messages_received = ending.traffic.messages_in,
+            messages_sent = ending.traffic.messages_out,
+            bytes_received = ending.traffic.bytes_in,
+            bytes_sent = ending.traffic.bytes_out,
+            sent_code = ending.sent_code,
+            received_code = ending.received_code,
+            "connection ended"
+        );
+    }
+}
