@@ -1,0 +1,135 @@
+//! Owns the HTTP side of a node: its three roles (health, api, admin), who may call them, and what each call does.
+//! Everything it needs is in [`Admin`], built once at start; it asks shards through their mailboxes and reads
+//! their counters. It refuses to know records, sockets of clients or protocols. Called by the start of the program,
+//! once per listener, through [`serve`].
+
+pub(crate) mod auth;
+mod call;
+mod connections;
+mod dispatch;
+mod guard;
+mod health;
+mod node;
+mod page;
+mod problem;
+mod publish;
+mod query;
+mod router;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bridge::{Epoch, NodeName, Stats, Switchboard};
+use tokio::sync::Notify;
+
+use crate::metrics::Metrics;
+pub(crate) use server::{CONNECTIONS_MAX, serve};
+
+/// What one listener answers. One listener may have several roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// `/livez`, `/readyz`, `/metrics`: never a token.
+    Health,
+    /// Publish, send, close, describe and list: tokens with scopes.
+    Api,
+    /// The page, the node and its drain: tokens of their own.
+    Admin,
+}
+
+impl Role {
+    /// Every role.
+    pub(crate) const ALL: [Self; 3] = [Self::Health, Self::Api, Self::Admin];
+
+    /// Its name in configuration and problems.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Api => "api",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A set of roles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RoleSet(u8);
+
+impl RoleSet {
+    /// The set and one more role.
+    #[must_use]
+    pub(crate) const fn with(self, role: Role) -> Self {
+        Self(self.0 | 1 << role as u8)
+    }
+
+    /// Whether a role is in it.
+    pub(crate) const fn contains(self, role: Role) -> bool {
+        self.0 & 1 << role as u8 != 0
+    }
+
+    /// Its roles.
+    pub(crate) fn iter(self) -> impl Iterator<Item = Role> {
+        Role::ALL.into_iter().filter(move |role| self.contains(*role))
+    }
+}
+
+impl FromIterator<Role> for RoleSet {
+    fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
+        roles.into_iter().fold(Self::default(), Self::with)
+    }
+}
+
+/// A route as the page and the connection descriptions show it. Its place in [`Admin::routes`] is its number.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct RouteInfo {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its path pattern, variables in braces.
+    pub(crate) path: String,
+}
+
+/// What the HTTP side works with: built once, shared by all its listeners.
+pub(crate) struct Admin {
+    /// This node's name.
+    pub(crate) node: NodeName,
+    /// This node's epoch.
+    pub(crate) epoch: Epoch,
+    /// Publishes to this node's shards and to the bus.
+    pub(crate) publisher: backend::Publisher,
+    /// The mailboxes of the shards.
+    pub(crate) switchboard: Arc<Switchboard>,
+    /// Counters, by shard.
+    pub(crate) stats: Vec<Arc<Stats>>,
+    /// Routes, by number.
+    pub(crate) routes: Vec<RouteInfo>,
+    /// Who may call the api and admin roles.
+    pub(crate) tokens: auth::Tokens,
+    /// Largest request body, in bytes.
+    pub(crate) request_bytes_max: usize,
+    /// Set by whoever drains the node, never cleared.
+    pub(crate) draining: Arc<AtomicBool>,
+    /// Milliseconds since the process started, on the clock of [`Stats::last_turn_ms`].
+    pub(crate) clock: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Where WebSocket clients connect.
+    pub(crate) websocket_address: SocketAddr,
+    /// What `/metrics` shows.
+    pub(crate) metrics: Metrics,
+    /// Rung by `POST /v1/drain`; whoever waits does what SIGTERM does.
+    pub(crate) drain: Arc<Notify>,
+}
+
+impl Admin {
+    /// Whether the node is going away.
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// A sum over all shards.
+    fn sum(&self, read: impl Fn(&Stats) -> u64) -> u64 {
+        self.stats.iter().map(|stats| read(stats)).sum()
+    }
+}

@@ -1,0 +1,248 @@
+//! Owns what `/metrics` shows: the name, help text and labels of every figure, in tables, and reading them from the
+//! shards' counters when somebody scrapes. It refuses unbounded labels (peers, users, channels) and counts nothing
+//! itself. Called by the health role.
+//!
+//! Counters and gauges go through the recorder of `metrics-exporter-prometheus`, kept here rather than installed
+//! for the process. Histograms do not: the recorder takes samples one at a time and keeps each until it renders,
+//! where a busy shard makes a hundred thousand turns a second. They are written from the shards' buckets instead,
+//! which are exact already; so is the one counter that is no integer.
+
+mod histogram;
+mod process;
+
+use std::sync::Arc;
+
+use backend::{BusState, Publisher};
+use bridge::ending::Turned;
+use bridge::stats::BUDGETS;
+use bridge::{EndReason, Stats, Switchboard};
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+pub(crate) use process::Descriptors;
+
+/// Where the figures come from.
+pub(crate) struct Sources {
+    /// Counters, by shard.
+    pub(crate) stats: Vec<Arc<Stats>>,
+    /// Mailboxes, for their depth: a stalled shard does not report it.
+    pub(crate) switchboard: Arc<Switchboard>,
+    /// For the state of the bus.
+    pub(crate) publisher: Publisher,
+    /// Labels of [`Stats::refused`], by number; counters beyond them are not shown.
+    pub(crate) refusal_labels: &'static [&'static str],
+    /// How the process's descriptor tables are laid out.
+    pub(crate) descriptors: Descriptors,
+}
+
+/// The figures of the node, ready to be rendered as often as asked.
+pub(crate) struct Metrics {
+    sources: Sources,
+    process: process::Process,
+    handle: PrometheusHandle,
+    series: Vec<Series>,
+}
+
+/// One figure that is a sum over all shards.
+type Sum = (&'static str, fn(&Stats) -> u64, &'static str);
+
+#[rustfmt::skip]
+const COUNTERS: &[Sum] = &[
+    ("gateway_connections_accepted_total", |s| s.accepted.value(), "Connections accepted from the listeners."),
+    ("gateway_connections_opened_total", |s| s.opened.value(), "Handshakes answered with 101."),
+    ("gateway_messages_received_total", |s| s.messages_in.value(), "Messages from clients."),
+    ("gateway_received_payload_bytes_total", |s| s.bytes_in.value(), "Payload bytes from clients, without frame headers."),
+    ("gateway_messages_sent_total", |s| s.messages_out.value(), "Messages to clients that were handed to the kernel whole."),
+    ("gateway_sent_bytes_total", |s| s.bytes_out.value(), "Bytes to clients that were handed to the kernel, frame headers included."),
+    ("gateway_messages_ignored_total", |s| s.ignored.value(), "Messages from clients that their route ignores."),
+    ("gateway_pings_sent_total", |s| s.pings.value(), "Heartbeat pings sent."),
+    ("gateway_pongs_received_total", |s| s.pongs.value(), "Pongs received."),
+    ("gateway_publishes_delayed_total", |s| s.publishes_delayed.value(), "Publishes of clients that waited because a mailbox was full."),
+    ("gateway_deliveries_total", |s| s.deliveries.value(), "Subscribers that messages were due to, summed over messages."),
+    ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited in a backlog first."),
+    ("gateway_deliveries_dropped_total", |s| s.deliveries_dropped.value(), "Deliveries not made because the connection was closed for its backlog."),
+];
+
+#[rustfmt::skip]
+const GAUGES: &[Sum] = &[
+    ("gateway_connections", |s| s.connections.value(), "Connections held, those in their handshake included."),
+    ("gateway_connections_limit", |s| s.capacity.value(), "Connections there is room for."),
+    ("gateway_handshakes", |s| s.handshakes.value(), "Connections that have not finished their handshake."),
+    ("gateway_connections_paused", |s| s.paused.value(), "Connections not read until something has drained."),
+    ("gateway_connections_cold", |s| s.cold.value(), "Connections with rare state: half a frame, a backlog, a handshake."),
+    ("gateway_channels", |s| s.channels.value(), "Channels with a subscriber, counted once for each shard that has one."),
+    ("gateway_subscriptions", |s| s.subscriptions.value(), "Subscriptions of connections to channels."),
+    ("gateway_fanouts_pending", |s| s.fanout_pending.value(), "Messages that wait for, or are in, a fan-out, counted once for each shard."),
+    ("gateway_backlog_bytes", |s| s.backlog_bytes.value(), "Bytes that wait for slow sockets; a shared frame counts once a shard."),
+    ("gateway_backlog_entries", |s| s.backlog_entries.value(), "Frames that wait for slow sockets."),
+    ("gateway_assembly_bytes", |s| s.assembly_bytes.value(), "Bytes of messages that have not arrived whole."),
+];
+
+#[rustfmt::skip]
+const SHARD_COUNTERS: &[Sum] = &[
+    ("gateway_shard_turns_total", |s| s.turns.value(), "Turns of the shard's loop."),
+    ("gateway_shard_connections_accepted_total", |s| s.accepted.value(), "Connections the shard accepted; the kernel spreads them unevenly."),
+];
+
+#[rustfmt::skip]
+const SHARD_GAUGES: &[Sum] = &[
+    ("gateway_shard_connections", |s| s.connections.value(), "Connections the shard holds."),
+    ("gateway_shard_listening", |s| s.listening.value(), "Whether the shard's listener is open: 1 or 0."),
+];
+
+const BUILD_INFO: &str = "gateway_build_info";
+const BUS_UP: &str = "gateway_bus_up";
+const MAILBOX_DEPTH: &str = "gateway_shard_mailbox_depth";
+
+/// One line of the exposition: where its value comes from, and where it goes.
+enum Series {
+    Counter(metrics::Counter, Read),
+    Gauge(metrics::Gauge, Read),
+}
+
+type Read = Box<dyn Fn(&Sources) -> u64 + Send + Sync>;
+
+impl Metrics {
+    /// Describes every figure and makes its series, so that all of them are shown from the first scrape on.
+    pub(crate) fn new(sources: Sources) -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let mut register = Register { recorder: &recorder, series: Vec::new() };
+        register.all(&sources);
+        let series = register.series;
+        let process = process::Process::new(&recorder, sources.descriptors);
+        Self { sources, process, handle: recorder.handle(), series }
+    }
+
+    /// The exposition in Prometheus text format, version 0.0.4. Reads `/proc`, so it may block for a moment.
+    pub(crate) fn render(&self) -> String {
+        for series in &self.series {
+            match series {
+                Series::Counter(counter, read) => counter.absolute(read(&self.sources)),
+                Series::Gauge(gauge, read) => gauge.set(read(&self.sources) as f64),
+            }
+        }
+        self.process.sample();
+        let mut exposition = self.handle.render();
+        histogram::write(&mut exposition, &self.sources.stats);
+        self.process.write(&mut exposition);
+        exposition
+    }
+}
+
+struct Register<'a> {
+    recorder: &'a PrometheusRecorder,
+    series: Vec<Series>,
+}
+
+impl Register<'_> {
+    fn all(&mut self, sources: &Sources) {
+        for (name, read, help) in COUNTERS.iter().copied() {
+            self.describe_counter(name, help);
+            self.counter(name, Vec::new(), Box::new(move |from| sum(from, read)));
+        }
+        for (name, read, help) in GAUGES.iter().copied() {
+            self.describe_gauge(name, help);
+            self.gauge(name, Vec::new(), Box::new(move |from| sum(from, read)));
+        }
+        self.by_reason(
+            "gateway_handshakes_refused_total",
+            "Requests refused because of what they asked, by reason.",
+            sources.refusal_labels.iter().copied(),
+            |stats, place| stats.refused.get(place).map_or(0, bridge::stats::Counter::value),
+        );
+        self.by_reason(
+            "gateway_connections_turned_away_total",
+            "Connections turned away before they were opened, for reasons of ours or because they left.",
+            Turned::ALL.iter().map(|turned| turned.label()),
+            |stats, place| stats.turned[place].value(),
+        );
+        self.by_reason(
+            "gateway_connections_ended_total",
+            "Opened connections that ended, by reason.",
+            EndReason::ALL.iter().map(|reason| reason.label()),
+            |stats, place| stats.ended[place].value(),
+        );
+        for shard in 0..sources.stats.len() {
+            self.shard(shard);
+        }
+        self.node(sources);
+    }
+
+    fn by_reason(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: impl Iterator<Item = &'static str>,
+        read: fn(&Stats, usize) -> u64,
+    ) {
+        self.describe_counter(name, help);
+        for (place, label) in labels.enumerate().take(bridge::stats::REFUSALS_MAX) {
+            let labels = vec![Label::from_static_parts("reason", label)];
+            self.counter(name, labels, Box::new(move |from| sum(from, |stats| read(stats, place))));
+        }
+    }
+
+    fn shard(&mut self, shard: usize) {
+        let label = || Label::new("shard", shard.to_string());
+        for (name, read, help) in SHARD_COUNTERS.iter().copied() {
+            self.describe_counter(name, help);
+            self.counter(name, vec![label()], Box::new(move |from| read(&from.stats[shard])));
+        }
+        for (name, read, help) in SHARD_GAUGES.iter().copied() {
+            self.describe_gauge(name, help);
+            self.gauge(name, vec![label()], Box::new(move |from| read(&from.stats[shard])));
+        }
+        let budget_hits = "gateway_shard_budget_hits_total";
+        self.describe_counter(budget_hits, "Steps of a turn that ended by their budget, by step.");
+        for (place, step) in BUDGETS.into_iter().enumerate() {
+            let labels = vec![label(), Label::from_static_parts("step", step)];
+            self.counter(
+                budget_hits,
+                labels,
+                Box::new(move |from| from.stats[shard].budget_hits[place].value()),
+            );
+        }
+        self.describe_gauge(MAILBOX_DEPTH, "Commands waiting in the shard's mailbox.");
+        let depth =
+            move |from: &Sources| from.switchboard.mailboxes().get(shard).map_or(0, |m| m.depth() as u64);
+        self.gauge(MAILBOX_DEPTH, vec![label()], Box::new(depth));
+    }
+
+    fn node(&mut self, sources: &Sources) {
+        self.describe_gauge(BUILD_INFO, "Always 1; the version is the label.");
+        let version = Label::from_static_parts("version", env!("CARGO_PKG_VERSION"));
+        self.gauge(BUILD_INFO, vec![version], Box::new(|_| 1));
+        self.describe_gauge(BUS_UP, "Whether the bus carries messages: 1 or 0.");
+        let bus = Label::from_static_parts("bus", sources.publisher.bus().name());
+        let is_up = |from: &Sources| u64::from(from.publisher.bus().state() == BusState::Up);
+        self.gauge(BUS_UP, vec![bus], Box::new(is_up));
+    }
+
+    fn describe_counter(&self, name: &'static str, help: &'static str) {
+        self.recorder.describe_counter(KeyName::from_const_str(name), None, help.into());
+    }
+
+    fn describe_gauge(&self, name: &'static str, help: &'static str) {
+        self.recorder.describe_gauge(KeyName::from_const_str(name), None, help.into());
+    }
+
+    fn counter(&mut self, name: &'static str, labels: Vec<Label>, read: Read) {
+        let counter = self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA);
+        self.series.push(Series::Counter(counter, read));
+    }
+
+    fn gauge(&mut self, name: &'static str, labels: Vec<Label>, read: Read) {
+        let gauge = self.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA);
+        self.series.push(Series::Gauge(gauge, read));
+    }
+}
+
+/// What the recorder wants to know of whoever registers; it has no filter that would look at it.
+const METADATA: Metadata<'static> = Metadata::new("gateway", Level::INFO, None);
+
+fn sum(sources: &Sources, read: impl Fn(&Stats) -> u64) -> u64 {
+    sources.stats.iter().map(|stats| read(stats)).sum()
+}
+
+#[cfg(test)]
+mod tests;
