@@ -100,7 +100,7 @@ fn every_subscriber_gets_every_message_in_order() {
 #[test]
 fn handshakes_are_counted_and_leave_nothing_open() {
     let floor = Floor::start("handshake");
-    for farewell in ["fin", "frame"] {
+    for farewell in ["fin", "frame", "reset"] {
         let arguments =
             format!("handshake --concurrency 8 --seconds 300ms --warm-up 50ms --farewell {farewell}");
         let output = floor.load(&format!("{arguments} --max-errors 0"));

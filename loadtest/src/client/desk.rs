@@ -3,16 +3,19 @@
 //! It owns sockets, half-read and half-written bytes, late pongs, counts and faults. A quiet connection is one 16-byte
 //! link; the rare rest lies aside in maps. It refuses to decide: scenarios open, send and close, `client` reads.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, Waker};
 use nix::errno::Errno;
 use socket2::Socket;
 
+use super::late_pongs::{LatePong, LatePongs};
+use super::link::{Dialogue, Farewell, Link, Slot, Stage};
 use crate::board::{Board, Counts, Phase};
 use crate::clock;
 use crate::fault::{Fault, Faults};
@@ -27,66 +30,6 @@ const UNSENT_MAX: usize = 2 << 20;
 /// A connection must be open, and a closed one gone, within this time.
 const DEADLINE_NS: u64 = 20_000_000_000;
 
-/// Pings waiting for a late answer, all connections of a thread together; at the bound the oldest is answered at once.
-const LATE_PINGS_MAX: usize = 65_536;
-
-/// Which connection of a thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Slot(pub(crate) u32);
-
-impl Slot {
-    /// The waker's token; everything below is a slot.
-    pub(crate) const WAKER: Token = Token(u32::MAX as usize);
-
-    /// The slot an event speaks of; `None` for the waker.
-    pub(crate) fn of(token: Token) -> Option<Slot> {
-        u32::try_from(token.0).ok().filter(|&index| index != u32::MAX).map(Slot)
-    }
-
-    /// As an index into a table with one entry per slot.
-    pub(crate) fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// ```text
-/// Free -> Connecting -> Upgrading -> Open -> Closing -> Free      WebSocket
-///                   \-> Http -----------------------> Free        HTTP
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// No connection.
-    Free,
-    /// TCP is being set up.
-    Connecting,
-    /// The upgrade is under way.
-    Upgrading,
-    /// Messages may flow.
-    Open,
-    /// We sent a close frame and wait for the server to end the stream.
-    Closing,
-    /// A plain HTTP connection.
-    Http,
-}
-
-/// What is spoken on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialogue {
-    /// WebSocket to the target's path.
-    WebSocket,
-    /// HTTP/1.1 to the publish address.
-    Http,
-}
-
-/// How we end a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Farewell {
-    /// A close frame with code 1000, then wait for the server to end the stream.
-    Frame,
-    /// Close the socket: the server sees a FIN.
-    Fin,
-}
-
 /// What a thread must know before it begins.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -98,24 +41,6 @@ pub(crate) struct Plan {
     pub(crate) sources: Sources,
     /// Pings are answered this much later, ns; 0 is at once.
     pub(crate) pong_delay_ns: u64,
-}
-
-#[derive(Debug)]
-struct Link {
-    socket: Option<Socket>,
-    since_ms: u32,
-    /// Which connection of this slot: what waits for an earlier one must not reach this one.
-    serial: u32,
-    stage: Stage,
-    dialogue: Dialogue,
-}
-
-/// A ping to be answered later.
-struct LatePong {
-    due_ns: u64,
-    slot: Slot,
-    serial: u32,
-    payload: Vec<u8>,
 }
 
 /// A connection to end once the scenario has returned.
@@ -136,7 +61,7 @@ pub(crate) struct Desk {
     links: Vec<Link>,
     partial: HashMap<Slot, Vec<u8>>,
     unsent: HashMap<Slot, Vec<u8>>,
-    late: VecDeque<LatePong>,
+    late: LatePongs,
     broken: Vec<Broken>,
     request: String,
     frame: Vec<u8>,
@@ -154,13 +79,7 @@ impl Desk {
         wakers: Arc<[Waker]>,
         registry: Registry,
     ) -> Desk {
-        let free = || Link {
-            socket: None,
-            since_ms: 0,
-            serial: 0,
-            stage: Stage::Free,
-            dialogue: Dialogue::WebSocket,
-        };
+        let late = LatePongs::new(plan.pong_delay_ns);
         Desk {
             plan,
             thread,
@@ -168,10 +87,10 @@ impl Desk {
             wakers,
             registry,
             key: Key::random(),
-            links: (0..slots).map(|_| free()).collect(),
+            links: (0..slots).map(|_| Link::free()).collect(),
             partial: HashMap::new(),
             unsent: HashMap::new(),
-            late: VecDeque::new(),
+            late,
             broken: Vec::new(),
             request: String::new(),
             frame: Vec::new(),
@@ -279,6 +198,12 @@ impl Desk {
             self.send(slot, &frame);
             self.frame = frame;
         } else if !matches!(stage, Stage::Free | Stage::Closing) {
+            if farewell == Farewell::Reset
+                && let Some(socket) = self.socket(slot)
+            {
+                // Where this fails the socket is closed with a FIN, which the server takes as well.
+                let _ = socket.set_linger(Some(Duration::ZERO));
+            }
             self.condemn(slot, None);
         }
     }
@@ -370,32 +295,27 @@ impl Desk {
     }
 
     pub(super) fn pinged(&mut self, slot: Slot, payload: &[u8]) {
-        if self.plan.pong_delay_ns == 0 {
+        if self.late.delay_ns() == 0 {
             return self.pong(slot, payload);
         }
-        if self.late.len() == LATE_PINGS_MAX {
-            self.answer_oldest_ping();
-        }
-        let due_ns = clock::now_ns() + self.plan.pong_delay_ns;
         let serial = self.links[slot.index()].serial;
-        self.late.push_back(LatePong { due_ns, slot, serial, payload: payload.to_vec() });
+        if let Some(oldest) = self.late.push(clock::now_ns(), slot, serial, payload) {
+            self.pong_late(&oldest);
+        }
     }
 
     pub(super) fn pongs_due_in_ns(&self) -> u64 {
-        self.late.front().map_or(u64::MAX, |late| late.due_ns.saturating_sub(clock::now_ns()))
+        self.late.due_in_ns(clock::now_ns())
     }
 
     pub(super) fn answer_late_pings(&mut self) {
-        while self.pongs_due_in_ns() == 0 {
-            self.answer_oldest_ping();
+        while let Some(due) = self.late.pop_due(clock::now_ns()) {
+            self.pong_late(&due);
         }
     }
 
-    fn answer_oldest_ping(&mut self) {
-        if let Some(late) = self.late.pop_front()
-            && self.stage(late.slot) == Stage::Open
-            && self.links[late.slot.index()].serial == late.serial
-        {
+    fn pong_late(&mut self, late: &LatePong) {
+        if self.stage(late.slot) == Stage::Open && self.links[late.slot.index()].serial == late.serial {
             self.pong(late.slot, &late.payload);
         }
     }
@@ -518,16 +438,5 @@ mod tests {
             assert_eq!(shares.iter().sum::<u32>(), total);
             assert!(shares.iter().max() <= shares.iter().min().map(|least| least + 1).as_ref());
         }
-    }
-
-    #[test]
-    fn a_quiet_connection_costs_sixteen_bytes_at_most() {
-        assert!(size_of::<Link>() <= 16, "{}", size_of::<Link>());
-    }
-
-    #[test]
-    fn the_waker_is_no_slot() {
-        assert_eq!(Slot::of(Slot::WAKER), None);
-        assert_eq!(Slot::of(Token(7)), Some(Slot(7)));
     }
 }

@@ -4,6 +4,8 @@
 //! how many connections, what is sent and what is right is the scenario's. Started by `crew`, one per thread.
 
 mod desk;
+mod late_pongs;
+mod link;
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -11,7 +13,8 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Poll};
 
-pub(crate) use desk::{Desk, Dialogue, Farewell, Plan, Slot, Stage, share};
+pub(crate) use desk::{Desk, Plan, share};
+pub(crate) use link::{Dialogue, Farewell, Slot, Stage};
 
 use crate::board::Phase;
 use crate::clock;

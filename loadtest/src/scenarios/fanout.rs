@@ -173,6 +173,8 @@ struct Run {
 struct Publisher {
     slot: Slot,
     number: usize,
+    /// Whether its one attempt to connect was made.
+    tried: bool,
     /// HTTP only: a post whose answer has not come.
     posting: bool,
     /// Open loop only: when the first message was meant, ns.
@@ -207,6 +209,7 @@ impl Fanout {
             .map(|(number, slot)| Publisher {
                 slot: Slot(slot),
                 number: number as usize,
+                tried: false,
                 posting: false,
                 began_ns: 0,
             });
@@ -259,9 +262,12 @@ impl Fanout {
     fn follow_goal(&mut self, desk: &mut Desk) {
         let wanted = desk.goal() > 0;
         let dialogue = if self.post.is_some() { Dialogue::Http } else { Dialogue::WebSocket };
-        for publisher in &self.publishers {
+        for publisher in &mut self.publishers {
             match (wanted, desk.stage(publisher.slot)) {
-                (true, Stage::Free) if self.phase == Phase::Ramp => desk.open(publisher.slot, dialogue),
+                (true, Stage::Free) if !publisher.tried => {
+                    publisher.tried = true;
+                    desk.open(publisher.slot, dialogue);
+                }
                 (false, Stage::Open | Stage::Http) => desk.finish(publisher.slot, Farewell::Frame),
                 _ => {}
             }
