@@ -69,7 +69,8 @@ struct Token {
 }
 
 impl Tokens {
-    /// No tokens: every call is allowed.
+    /// No tokens: every call is allowed. What [`Tokens::load`] gives without files.
+    #[cfg(test)]
     pub(crate) const fn none() -> Self {
         Self { api: None, admin: None }
     }

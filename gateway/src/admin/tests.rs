@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use backend::Embedded;
 use bridge::command::{NotSubscribed, Traffic};
@@ -435,4 +437,41 @@ async fn strangers_are_stopped_in_order() {
     let known = "GET /v1/connections authorization:Bearer_0123456789abcdef";
     assert_eq!(ask(&endpoint, known, "").await.0, 200);
     assert_eq!(ask(&endpoint, "GET /livez", "").await.0, 200, "health never asks for a token");
+}
+
+/// One request on a connection of its own kind; returns the head of the answer, up to the blank line.
+fn talk(stream: &mut TcpStream, request: &str) -> String {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).unwrap() == 0 {
+            break;
+        }
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn a_stop_ends_idle_connections_at_once_and_closes_the_listener() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stopped = async move { drop(stopped.await) };
+    let health = RoleSet::default().with(Role::Health);
+    let serving = tokio::spawn(serve(listener, health, Arc::new(node(Tokens::none())), stopped));
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let head = talk(&mut stream, "HEAD /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let head = talk(&mut stream, "HEAD /v1/node HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 404 "), "the same connection, a role that is not here: {head}");
+        stream
+    });
+    let mut idle = asked.await.unwrap();
+    drop(stop);
+    serving.await.unwrap();
+    assert_eq!(idle.read(&mut [0]).unwrap(), 0, "the idle connection was ended");
+    assert!(TcpStream::connect(address).is_err());
 }
