@@ -1,7 +1,7 @@
 //! Values on the command line that need more than a number.
 //!
-//! It owns how lengths of time and sizes are given; their units are those of the configuration. Used by the arguments of
-//! the scenarios.
+//! It owns how lengths of time and sizes are given; their units are those of the configuration. Used by the
+//! arguments of the scenarios.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! What the conductor and the client threads tell each other: one goal, one phase, one tally per thread.
 //!
-//! It owns the atomics and nothing else. It refuses locks and queues: the conductor states what it wants, the threads
-//! follow at their next turn, and what they did is read from their tallies at any moment.
+//! It owns the atomics and nothing else. It refuses locks and queues: the conductor states what it wants, the
+//! threads follow at their next turn, and what they did is read from their tallies at any moment.
 
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 

@@ -1,7 +1,7 @@
 //! The harness's only clock: nanoseconds since the program began, in one integer.
 //!
-//! It owns every reading of time and every pause. It refuses wall-clock time: nothing here is compared with another
-//! machine. Called by the client threads (stamps) and by the conductor (windows).
+//! It owns every reading of time and every pause. It refuses wall-clock time: nothing here is compared with
+//! another machine. Called by the client threads (stamps) and by the conductor (windows).
 
 use std::sync::LazyLock;
 use std::thread;

@@ -1,8 +1,8 @@
 //! Two servers side by side: alternating runs, one ratio per pair, the median and the spread.
 //!
-//! It owns starting and ending the servers, and who runs on which processor. Every figure comes from this same program
-//! started as anybody would start it, so each can be repeated alone. It refuses to know the servers: a peer is a script
-//! `NAME.sh PORT SCENARIO` that becomes the server by `exec`.
+//! It owns starting and ending the servers, and who runs on which processor. Every figure comes from this
+//! same program started as anybody would start it, so each can be repeated alone. It refuses to know the
+//! servers: a peer is a script `NAME.sh PORT SCENARIO` that becomes the server by `exec`.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -81,7 +81,8 @@ pub(crate) struct Args {
     /// Length of each measured window.
     #[arg(long, value_parser = args::seconds, default_value = "3")]
     seconds: Duration,
-    /// Processors for the server, the first of those at hand; the rest are for the harness. 0: everybody everywhere.
+    /// Processors for the server, the first of those at hand; the rest are for the harness. 0: everybody
+    /// everywhere.
     #[arg(long, default_value_t = 1)]
     server_processors: usize,
     /// Write the report as JSON to this file; `-` prints it instead of the table.

@@ -1,8 +1,9 @@
-//! The client threads as one: starting them with a descriptor table each, steering them, gathering what they saw.
+//! The client threads as one: starting them with a descriptor table each, steering them, gathering what they
+//! saw.
 //!
-//! It owns the order in which descriptors come to be: all epolls and wakers first, then every thread splits off its own
-//! table, all meet at a barrier, and only then is any socket opened. It refuses to know what a scenario does. Called by
-//! the scenarios, from the main thread: the conductor.
+//! It owns the order in which descriptors come to be: all epolls and wakers first, then every thread splits
+//! off its own table, all meet at a barrier, and only then is any socket opened. It refuses to know what a
+//! scenario does. Called by the scenarios, from the main thread: the conductor.
 
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Barrier};
@@ -42,7 +43,8 @@ pub(crate) struct Gathered<S> {
     pub(crate) counts: Counts,
 }
 
-/// How many threads `connections` need when each may hold `per_thread` at most; `asked` wins when it suffices.
+/// How many threads `connections` need when each may hold `per_thread` at most; `asked` wins when it
+/// suffices.
 ///
 /// # Errors
 /// The asked number of threads cannot hold the connections.

@@ -1,7 +1,7 @@
 //! Why a run could not be done at all, said so that one sees whose fault it is.
 //!
-//! It owns the errors that end the program with status 2. It refuses what a server does wrong during a run: that is a
-//! [`Fault`](crate::fault::Fault), counted and reported.
+//! It owns the errors that end the program with status 2. It refuses what a server does wrong during a run:
+//! that is a [`Fault`](crate::fault::Fault), counted and reported.
 
 use std::fmt;
 use std::io;

@@ -1,7 +1,7 @@
 //! What can go wrong with one connection, as a closed set that is counted.
 //!
-//! It owns the names under which faults are reported. It refuses detail per connection: a million failures must fit a
-//! table of a few lines. Called by the client threads, merged by the conductor.
+//! It owns the names under which faults are reported. It refuses detail per connection: a million failures
+//! must fit a table of a few lines. Called by the client threads, merged by the conductor.
 
 use std::collections::BTreeMap;
 use std::fmt;

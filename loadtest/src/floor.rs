@@ -1,9 +1,10 @@
 //! The floor: a server that does the system calls its work needs and hardly anything else.
 //!
-//! One thread, one epoll, one read and one write per message. It owns what a figure is compared with: the physical limit
-//! of the machine at hand. It refuses everything a real server must do: it trusts its clients, keeps no state beyond
-//! "upgraded", has no timers, no limits and no backlog. A frame in pieces or a write that would block ends the
-//! connection, which the harness then reports. Never for production; started by `main` as `loadtest floor`.
+//! One thread, one epoll, one read and one write per message. It owns what a figure is compared with: the
+//! physical limit of the machine at hand. It refuses everything a real server must do: it trusts its clients,
+//! keeps no state beyond "upgraded", has no timers, no limits and no backlog. A frame in pieces or a write
+//! that would block ends the connection, which the harness then reports. Never for production; started by
+//! `main` as `loadtest floor`.
 
 use std::io::{self, Cursor, ErrorKind, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4};

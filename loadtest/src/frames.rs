@@ -1,8 +1,9 @@
 //! WebSocket frames from the client's side: building masked ones, taking apart what a server sends.
 //!
-//! It owns the strictness of the harness: a masked, reserved, fragmented or oversized frame is a fault. Headers are
-//! tungstenite's codec; its `WebSocket` is not used, as it would cost a read buffer per connection. It refuses
-//! fragmented messages: no server under test needs them for what is sent here. Called by `client`.
+//! It owns the strictness of the harness: a masked, reserved, fragmented or oversized frame is a fault.
+//! Headers are tungstenite's codec; its `WebSocket` is not used, as it would cost a read buffer per
+//! connection. It refuses fragmented messages: no server under test needs them for what is sent here. Called
+//! by `client`.
 
 use std::io::Cursor;
 
@@ -39,7 +40,8 @@ pub(crate) enum Incoming<'a> {
     Close(u16),
 }
 
-/// Takes the first frame from `bytes`; `None` while it is incomplete. Returns the frame and the bytes it took.
+/// Takes the first frame from `bytes`; `None` while it is incomplete. Returns the frame and the bytes it
+/// took.
 ///
 /// # Errors
 /// [`Fault::Frame`] for anything that RFC 6455 section 5 forbids a server, or that this harness refuses.

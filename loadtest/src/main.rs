@@ -1,5 +1,6 @@
-//! The load harness: opens WebSocket connections on loopback, checks everything that comes back, and says what it cost
-//! the server. It owns the command line and the exit status; it refuses any other machine than this one.
+//! The load harness: opens WebSocket connections on loopback, checks everything that comes back, and says
+//! what it cost the server. It owns the command line and the exit status; it refuses any other machine than
+//! this one.
 //!
 //! Exit status: 0 done and all thresholds kept, 1 a threshold broken, 2 the run could not be done.
 

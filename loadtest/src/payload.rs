@@ -1,7 +1,7 @@
 //! Messages that can be recognised: who sent it and the how-manieth it is, filled up to a size.
 //!
-//! It owns their shape, which is ASCII so that they go as text or binary. It refuses to keep copies: a message is
-//! checked against what it must be. Used by `echo` and `fanout`.
+//! It owns their shape, which is ASCII so that they go as text or binary. It refuses to keep copies: a
+//! message is checked against what it must be. Used by `echo` and `fanout`.
 
 /// Shortest message: sender and sequence number in hexadecimal.
 pub(crate) const SHORTEST: usize = 16;

@@ -1,7 +1,7 @@
 //! What the kernel says about the server, the harness and the machine, read from `/proc`.
 //!
-//! It owns the parsing of those files and the measured window. It refuses to keep them open: the descriptor tables of
-//! the client threads must stay theirs. Called by the conductor only.
+//! It owns the parsing of those files and the measured window. It refuses to keep them open: the descriptor
+//! tables of the client threads must stay theirs. Called by the conductor only.
 
 use std::fs;
 use std::io;
@@ -31,10 +31,10 @@ impl Server {
         Ok(server)
     }
 
-    /// User and system time of all its threads, those that ended included, ns. The kernel counts in ticks of 10 ms.
+    /// User and system time of all its threads, those that ended included, ns. The kernel counts in ticks of
+    /// 10 ms.
     pub(crate) fn cpu_ns(self) -> Result<u64, Failure> {
-        let path = format!("/proc/{}/stat", self.pid);
-        cpu_ns(&path).map_err(Failure::machine(path))
+        cpu_ns(&format!("/proc/{}/stat", self.pid)).map_err(|error| self.unreadable(error))
     }
 
     /// Resident memory, bytes: `smaps_rollup`, which counts pages, or `statm` where that is not ours to read.
@@ -43,12 +43,19 @@ impl Server {
         if let Some(kib) = rollup.ok().and_then(|text| kib_field(&text, "Rss:")) {
             return Ok(kib * 1024);
         }
-        let path = format!("/proc/{}/statm", self.pid);
-        let text = fs::read_to_string(&path).map_err(Failure::machine(path.clone()))?;
-        let pages: Option<u64> = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid))
+            .map_err(|error| self.unreadable(error))?;
+        let pages: Option<u64> = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
         pages
             .map(|pages| pages * page_bytes())
-            .ok_or_else(|| Failure::machine(path)(io::ErrorKind::InvalidData.into()))
+            .ok_or_else(|| self.unreadable(io::ErrorKind::InvalidData.into()))
+    }
+
+    fn unreadable(self, error: io::Error) -> Failure {
+        if error.kind() == io::ErrorKind::NotFound {
+            return Failure::Server(format!("there is no process {}, or no more", self.pid));
+        }
+        Failure::Machine(format!("reading the accounts of process {}", self.pid), error)
     }
 
     /// The process id.

@@ -1,6 +1,7 @@
 //! One line of live progress on standard error, only on a terminal.
 //!
-//! It owns the line. It refuses to be part of the results. Fed by the conductor whenever it looks at the tallies.
+//! It owns the line. It refuses to be part of the results. Fed by the conductor whenever it looks at the
+//! tallies.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 

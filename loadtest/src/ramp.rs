@@ -1,12 +1,13 @@
 //! Opening connections at a rate and closing them again: how a thread follows the conductor's goal.
 //!
-//! It owns the pace. It refuses to retry: a connection that failed is reported, not hidden behind a second try. Used by
-//! the scenarios that hold connections.
+//! It owns the pace. It refuses to retry: a connection that failed is reported, not hidden behind a second
+//! try. Used by the scenarios that hold connections.
 
 use crate::client::{Desk, Dialogue, Farewell, Slot, Stage};
 use crate::clock;
 
-/// Connections of a thread that may be opening or closing at once: a burst must fit the server's accept queue.
+/// Connections of a thread that may be opening or closing at once: a burst must fit the server's accept
+/// queue.
 const UNDER_WAY_MAX: u32 = 512;
 
 /// How long a thread waits when only the pace holds it back, ns.

@@ -1,6 +1,7 @@
 //! What a run has to say: figures with units, faults by kind, thresholds kept or not; as a table and as JSON.
 //!
-//! It owns the rule that a broken threshold is exit status 1. It refuses to compute: scenarios hand in finished figures.
+//! It owns the rule that a broken threshold is exit status 1. It refuses to compute: scenarios hand in
+//! finished figures.
 
 use std::fmt::Write as _;
 use std::fs;

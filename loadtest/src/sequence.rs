@@ -1,7 +1,8 @@
 //! What each subscriber must get next from each publisher, and which messages all subscribers have.
 //!
-//! It owns the two proofs of a fan-out: nothing missing, doubled or out of order at any subscriber ([`Sequences`]), and
-//! the moment the last subscriber has a message ([`Ledger`]). It refuses to know sockets. Used by `fanout`.
+//! It owns the two proofs of a fan-out: nothing missing, doubled or out of order at any subscriber
+//! ([`Sequences`]), and the moment the last subscriber has a message ([`Ledger`]). It refuses to know
+//! sockets. Used by `fanout`.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -60,8 +61,8 @@ pub(crate) struct Ledger {
 /// Messages of one publisher that are remembered. Fewer are under way, see [`UNDER_WAY_MAX`].
 const RING: usize = 4096;
 
-/// Messages of one publisher under way at once; at the bound it waits. Well below [`RING`], because the threads report
-/// deliveries in batches and a message may be seen complete a few turns before an earlier one.
+/// Messages of one publisher under way at once; at the bound it waits. Well below [`RING`], because the
+/// threads report deliveries in batches and a message may be seen complete a few turns before an earlier one.
 pub(crate) const UNDER_WAY_MAX: u32 = 1024;
 
 #[derive(Debug)]

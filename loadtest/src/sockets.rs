@@ -1,8 +1,8 @@
 //! Client sockets and descriptor tables: every system call that makes a connection or room for one.
 //!
-//! It owns the connect from a chosen source address, the descriptor limit, and a thread's split from the descriptor
-//! table of the process. It refuses reading and writing, which is the client's. Called by `crew` once per thread and by
-//! `client` once per connection.
+//! It owns the connect from a chosen source address, the descriptor limit, and a thread's split from the
+//! descriptor table of the process. It refuses reading and writing, which is the client's. Called by `crew`
+//! once per thread and by `client` once per connection.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Connections in one descriptor table at most. Hard limits of 20,000 are usual; this leaves room for the rest.
+/// Connections in one descriptor table at most. Hard limits of 20,000 are usual; this leaves room for the
+/// rest.
 pub(crate) const PER_TABLE: u32 = 18_000;
 
 /// Descriptors of a thread that are not connections: standard streams, epoll, wakers of the whole crew.
@@ -23,8 +24,8 @@ const RESERVE: u64 = 512;
 
 /// Begins to connect to `target` from `source` and returns at once.
 ///
-/// The port is chosen by the kernel at connect, per pair of addresses (`IP_BIND_ADDRESS_NO_PORT`): a port taken at
-/// bind would be taken for every destination.
+/// The port is chosen by the kernel at connect, per pair of addresses (`IP_BIND_ADDRESS_NO_PORT`): a port
+/// taken at bind would be taken for every destination.
 ///
 /// # Errors
 /// The errno of the call that failed, `EADDRNOTAVAIL` when the source has no port left.
@@ -63,11 +64,11 @@ pub(crate) fn connections_per_table() -> io::Result<u32> {
     }
 }
 
-/// Gives the calling thread a descriptor table of its own that keeps only the standard streams, all wakers, and the
-/// epoll instance `own_epoll`.
+/// Gives the calling thread a descriptor table of its own that keeps only the standard streams, all wakers,
+/// and the epoll instance `own_epoll`.
 ///
-/// Everything else is closed in the copy: a socket that stays in a second table never sends its FIN. Wakers stay because
-/// threads wake each other by the numbers they had before the split.
+/// Everything else is closed in the copy: a socket that stays in a second table never sends its FIN. Wakers
+/// stay because threads wake each other by the numbers they had before the split.
 ///
 /// # Errors
 /// `unshare` failed, or `/proc` is not there to list the table.

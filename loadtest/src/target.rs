@@ -1,8 +1,9 @@
-//! Where connections go and where they come from: the parsed URL, the path of each connection, the source addresses.
+//! Where connections go and where they come from: the parsed URL, the path of each connection, the source
+//! addresses.
 //!
-//! It owns the rule that the harness talks to loopback only: a load generator pointed at somebody else's machine by
-//! mistake is an attack. It refuses TLS and names other than `localhost`. Called while the command line is read, and by
-//! `sockets` for every connection.
+//! It owns the rule that the harness talks to loopback only: a load generator pointed at somebody else's
+//! machine by mistake is an attack. It refuses TLS and names other than `localhost`. Called while the command
+//! line is read, and by `sockets` for every connection.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
@@ -54,16 +55,16 @@ impl Target {
     }
 }
 
-/// Loopback addresses to connect from, used in rotation, so that one destination takes more connections than one
-/// source address has ports.
+/// Loopback addresses to connect from, used in rotation, so that one destination takes more connections than
+/// one source address has ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sources {
     count: u32,
 }
 
 impl Sources {
-    /// One address serves this many connections at most. The default port range is 28,232 ports; the kernel's search for
-    /// a free one becomes slow when most are taken, so half of them are left alone.
+    /// One address serves this many connections at most. The default port range is 28,232 ports; the kernel's
+    /// search for a free one becomes slow when most are taken, so half of them are left alone.
     pub(crate) const PORTS_EACH: u32 = 14_000;
 
     /// `asked` addresses, or more when `connections` would not fit them.
@@ -71,7 +72,8 @@ impl Sources {
         Sources { count: asked.max(connections.div_ceil(Self::PORTS_EACH)).max(1) }
     }
 
-    /// The source of connection `number`: 127.0.0.2 and up, never a `.0` or `.255`, port chosen by the kernel.
+    /// The source of connection `number`: 127.0.0.2 and up, never a `.0` or `.255`, port chosen by the
+    /// kernel.
     pub(crate) fn of(self, number: u32) -> SocketAddr {
         // The first address in the rotation is 127.0.0.2, since 127.0.0.1 is what everything else here uses.
         let nth = number % self.count + 1;

@@ -1,7 +1,7 @@
 //! The opening handshake from the client's side (RFC 6455 section 4.1), and the head of any HTTP answer.
 //!
-//! It owns the request text and the check of the answer. It refuses redirects and subprotocols. Called by `client` once
-//! per connection, and by the fan-out for publishes over HTTP.
+//! It owns the request text and the check of the answer. It refuses redirects and subprotocols. Called by
+//! `client` once per connection, and by the fan-out for publishes over HTTP.
 
 use std::fmt::Write as _;
 use std::net::SocketAddrV4;
@@ -15,8 +15,8 @@ pub(crate) const LONGEST_HEAD: usize = 8 * 1024;
 
 /// The key of a client thread and the answer it must get.
 ///
-/// One key serves all connections of a thread: a fresh one each would prove nothing more about the server and would be
-/// 28 bytes to remember per handshake.
+/// One key serves all connections of a thread: a fresh one each would prove nothing more about the server and
+/// would be 28 bytes to remember per handshake.
 #[derive(Debug, Clone)]
 pub(crate) struct Key {
     text: String,
@@ -27,7 +27,8 @@ impl Key {
     /// A random key: sixteen bytes in base64 (RFC 6455 section 4.1).
     pub(crate) fn random() -> Key {
         const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        // 21 characters are 126 of the 128 bits; of the 22nd only two bits count, so one of four letters ends it.
+        // 21 characters are 126 of the 128 bits; of the 22nd only two bits count, so one of four letters ends
+        // it.
         let mut text: String = (0..21).map(|_| char::from(ALPHABET[fastrand::usize(..64)])).collect();
         text.push(['A', 'Q', 'g', 'w'][fastrand::usize(..4)]);
         text.push_str("==");

@@ -1,7 +1,7 @@
 //! The harness as its users start it, over real sockets, against the server it brings along.
 //!
-//! It owns the promises of the command line: figures, faults, exit status. Servers are children on port 0 and end with
-//! the test.
+//! It owns the promises of the command line: figures, faults, exit status. Servers are children on port 0 and
+//! end with the test.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};
@@ -76,7 +76,8 @@ fn an_open_loop_sends_what_the_rate_says() {
     let report = report(&output);
     assert!(output.status.success(), "{report:#}");
     let messages = figure(&report, "messages");
-    // An upper bound only: a machine that is busy with other tests may be late, but nobody sends ahead of time.
+    // An upper bound only: a machine that is busy with other tests may be late, but nobody sends ahead of
+    // time.
     let most = figure(&report, "window_s") * 500.0 + 100.0;
     assert!(messages > 0.0 && messages <= most, "{messages} of at most {most}");
 }

@@ -1,7 +1,8 @@
 //! The connections of one client thread and everything that may be done with them.
 //!
-//! It owns sockets, half-read and half-written bytes, late pongs, counts and faults. A quiet connection is one 16-byte
-//! link; the rare rest lies aside in maps. It refuses to decide: scenarios open, send and close, `client` reads.
+//! It owns sockets, half-read and half-written bytes, late pongs, counts and faults. A quiet connection is
+//! one 16-byte link; the rare rest lies aside in maps. It refuses to decide: scenarios open, send and close,
+//! `client` reads.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -286,7 +287,8 @@ impl Desk {
         held.len()
     }
 
-    /// Keeps the bytes of an incomplete frame until more come; bounded by the longest frame, which parsing enforces.
+    /// Keeps the bytes of an incomplete frame until more come; bounded by the longest frame, which parsing
+    /// enforces.
     pub(super) fn keep_partial(&mut self, slot: Slot, bytes: &[u8]) {
         if !bytes.is_empty() && self.stage(slot) != Stage::Free {
             debug_assert!(bytes.len() <= frames::LONGEST_FRAME, "a longer frame was a fault");
@@ -356,8 +358,8 @@ impl Desk {
         self.broken.push(Broken { slot, serial: self.links[slot.index()].serial, fault });
     }
 
-    /// Frees a slot and counts how it ended. Returns the fault that counts: a connection that we were closing may end in
-    /// any way.
+    /// Frees a slot and counts how it ended. Returns the fault that counts: a connection that we were closing
+    /// may end in any way.
     pub(super) fn end(&mut self, slot: Slot, fault: Option<Fault>) -> Option<Fault> {
         let link = &mut self.links[slot.index()];
         let stage = std::mem::replace(&mut link.stage, Stage::Free);
@@ -409,7 +411,8 @@ impl Desk {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // A closed connection may still hold the server's reason in its receive buffer: reading finds it.
+                // A closed connection may still hold the server's reason in its receive buffer: reading finds
+                // it.
                 Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => return Ok(bytes.len()),
                 Err(error) => return Err(Fault::Broken(sockets::errno(&error))),
             }

@@ -1,6 +1,7 @@
 //! Pings that are answered later than they came: what a slow client looks like to a server.
 //!
-//! It owns their order, which is the order they came in, as the delay is the same for all. It refuses to send.
+//! It owns their order, which is the order they came in, as the delay is the same for all. It refuses to
+//! send.
 
 use std::collections::VecDeque;
 

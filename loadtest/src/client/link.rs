@@ -1,6 +1,7 @@
 //! One connection as a client thread remembers it, and the words for where it stands.
 //!
-//! It owns the size of a quiet connection: sixteen bytes. It refuses everything rare, which lies aside in the `desk`.
+//! It owns the size of a quiet connection: sixteen bytes. It refuses everything rare, which lies aside in the
+//! `desk`.
 
 use mio::Token;
 use socket2::Socket;

@@ -1,7 +1,8 @@
 //! One client thread: thousands of connections, one epoll, one read buffer.
 //!
-//! It owns the turn (scenario, deadlines, readiness) and turns bytes into calls of a [`Scenario`]. It refuses policy:
-//! how many connections, what is sent and what is right is the scenario's. Started by `crew`, one per thread.
+//! It owns the turn (scenario, deadlines, readiness) and turns bytes into calls of a [`Scenario`]. It refuses
+//! policy: how many connections, what is sent and what is right is the scenario's. Started by `crew`, one per
+//! thread.
 
 mod desk;
 mod late_pongs;
@@ -31,8 +32,8 @@ const EVENTS: usize = 1024;
 /// How often overdue handshakes and closes are looked for.
 const SWEEP_EVERY_NS: u64 = 500_000_000;
 
-/// What the connections of one thread do. The calling order per slot is `opened`, `message`…, `closed`; a slot that never
-/// opens gets `closed` alone.
+/// What the connections of one thread do. The calling order per slot is `opened`, `message`…, `closed`; a
+/// slot that never opens gets `closed` alone.
 pub(crate) trait Scenario: Send + 'static {
     /// Once per turn, before waiting: opens, sends what is due, and says how long the thread may wait, in ns.
     fn turn(&mut self, desk: &mut Desk) -> u64;
@@ -79,8 +80,8 @@ impl<S: Scenario> Client<S> {
             self.sweep();
             self.desk.publish();
             let wait_ns = if self.desk.has_broken() { 0 } else { wait_ns.min(SWEEP_EVERY_NS) };
-            // epoll counts in whole milliseconds and mio rounds up: rounding down here spins through the last fraction
-            // instead of sending everything of an open loop late.
+            // epoll counts in whole milliseconds and mio rounds up: rounding down here spins through the last
+            // fraction instead of sending everything of an open loop late.
             let wait = Duration::from_millis(wait_ns / 1_000_000);
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -122,8 +123,8 @@ impl<S: Scenario> Client<S> {
         }
     }
 
-    /// Reads until the socket has no more. A short read is the end, unless the event said that the stream ends too:
-    /// then no further event follows.
+    /// Reads until the socket has no more. A short read is the end, unless the event said that the stream
+    /// ends too: then no further event follows.
     fn read(&mut self, slot: Slot, to_the_end: bool) -> Result<(), Fault> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let result = self.read_into(&mut scratch, slot, to_the_end);
@@ -194,8 +195,9 @@ impl<S: Scenario> Client<S> {
         self.scenario.closed(&mut self.desk, slot, counted);
     }
 
-    /// Ends the slots whose sockets failed, or were dropped, while the scenario was using them. What breaks meanwhile
-    /// waits for the next turn, so that a scenario which opens again and again never holds up the phase.
+    /// Ends the slots whose sockets failed, or were dropped, while the scenario was using them. What breaks
+    /// meanwhile waits for the next turn, so that a scenario which opens again and again never holds up the
+    /// phase.
     fn bury_broken(&mut self) {
         for broken in self.desk.take_broken() {
             if self.desk.is_current(&broken) {

@@ -1,8 +1,9 @@
 //! Echo: every message must come back as it was sent; what does one cost the server?
 //!
-//! Closed loop by default: each connection has one message under way, so the server sets the pace. With `--rate` an
-//! open loop: messages have an intended time, and latency counts from it, so that a stall is not hidden by the messages
-//! it held up (coordinated omission). Refuses servers that answer with anything else than an echo.
+//! Closed loop by default: each connection has one message under way, so the server sets the pace. With
+//! `--rate` an open loop: messages have an intended time, and latency counts from it, so that a stall is not
+//! hidden by the messages it held up (coordinated omission). Refuses servers that answer with anything else
+//! than an echo.
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,7 +26,8 @@ use crate::ramp::Ramp;
 use crate::report::Report;
 use crate::scenarios::{Shared, latencies, merged, work};
 
-/// Messages of one connection under way at once in an open loop; more wait, and their latency counts the wait.
+/// Messages of one connection under way at once in an open loop; more wait, and their latency counts the
+/// wait.
 const UNDER_WAY_MAX: u32 = 16;
 
 /// Measures what a message costs that comes back.
@@ -261,8 +263,8 @@ impl Scenario for Echo {
     }
 }
 
-/// An open loop: message `k` is meant for connection `k mod slots` at `k / rate` after the beginning. So the intended
-/// time of a connection's messages follows from their numbers, and none is stored.
+/// An open loop: message `k` is meant for connection `k mod slots` at `k / rate` after the beginning. So the
+/// intended time of a connection's messages follows from their numbers, and none is stored.
 #[derive(Debug)]
 struct Pace {
     rate_per_s: f64,

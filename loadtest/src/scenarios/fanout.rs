@@ -1,8 +1,9 @@
 //! Fan-out: one message goes to everybody in a room; what does a delivery cost the server?
 //!
-//! Closed loop by default: a publisher sends its next message when every subscriber has the last one. With `--open-rate`
-//! a stream, whose latencies count from the intended time. Publishers are connections of their own in the same room (what
-//! comes back to them is not counted), or post to an HTTP address. Refuses gaps, doubles and disorder: each is an error.
+//! Closed loop by default: a publisher sends its next message when every subscriber has the last one. With
+//! `--open-rate` a stream, whose latencies count from the intended time. Publishers are connections of their
+//! own in the same room (what comes back to them is not counted), or post to an HTTP address. Refuses gaps,
+//! doubles and disorder: each is an error.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Handshake: connect, upgrade, close, again; what does one cost the server?
 //!
-//! So many connections are under way at any moment; each is closed as soon as its upgrade was answered rightly. The cost
-//! includes accepting and closing. Refuses to keep anything open.
+//! So many connections are under way at any moment; each is closed as soon as its upgrade was answered
+//! rightly. The cost includes accepting and closing. Refuses to keep anything open.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Hold: many connections that do nothing but answer pings; what does each cost the server?
 //!
-//! Memory is a slope between two counts of connections, so that what the process costs by itself drops out. Rounds show
-//! whether what was freed is used again. Refuses to guess: without `--server-pid` there are no figures of memory and CPU.
+//! Memory is a slope between two counts of connections, so that what the process costs by itself drops out.
+//! Rounds show whether what was freed is used again. Refuses to guess: without `--server-pid` there are no
+//! figures of memory and CPU.
 
 use std::path::Path;
 use std::time::Duration;
@@ -55,7 +56,8 @@ pub(crate) struct Args {
     /// Answer pings this much later.
     #[arg(long, value_parser = parse_duration, default_value = "0s")]
     pong_delay: Duration,
-    /// Path instead of the URL's; `{n}` is the number of the connection, so that each can have its own channel.
+    /// Path instead of the URL's; `{n}` is the number of the connection, so that each can have its own
+    /// channel.
     #[arg(long)]
     channel_path: Option<String>,
     /// Stop the server's process (SIGSTOP) for this long after a third of the time, then let it go on.
@@ -189,7 +191,8 @@ fn open(crew: &Crew<Hold>, goal: u32, patience: Duration, progress: &Progress) -
     Ok(())
 }
 
-/// The server's resident memory once it moves no more: several equal samples, or the last of a bounded number.
+/// The server's resident memory once it moves no more: several equal samples, or the last of a bounded
+/// number.
 fn settled(crew: &Crew<Hold>, server: Option<Server>, progress: &Progress) -> Result<Option<u64>, Failure> {
     let Some(server) = server else { return Ok(None) };
     let mut last = server.resident_bytes()?;

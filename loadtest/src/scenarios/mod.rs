@@ -23,6 +23,9 @@ use crate::target::{Sources, Target};
 /// Longest latency that is told from a longer one: one minute in ns.
 const LONGEST_LATENCY_NS: u64 = 60_000_000_000;
 
+/// A client thread busier than this may have been what limited the rate, percent of one processor.
+const BUSY_PERCENT: f64 = 90.0;
+
 /// Arguments of every scenario.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Shared {
@@ -105,5 +108,8 @@ pub(crate) fn work(report: &mut Report, (one, many): Names, count: u64, usage: &
     report.maybe(format!("server_cpu_per_{one}"), per_unit, Unit::Micros);
     report.maybe("server_cpu", usage.server_cpu_s.map(|cpu| cpu / usage.seconds * 100.0), Unit::Percent);
     report.figure("busiest_client_thread_cpu", usage.busiest_client_percent, Unit::Percent);
+    if usage.busiest_client_percent > BUSY_PERCENT {
+        report.about("caution", "a client thread was busy all the time: try more --threads");
+    }
     per_unit
 }
