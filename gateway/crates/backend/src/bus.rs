@@ -54,7 +54,11 @@ pub trait Bus: Send + Sync {
     ///
     /// # Errors
     /// [`PublishError::Away`].
-    fn forward<'a>(&'a self, channel: &'a Channel, message: &'a Message) -> BusFuture<'a, Result<(), PublishError>>;
+    fn forward<'a>(
+        &'a self,
+        channel: &'a Channel,
+        message: &'a Message,
+    ) -> BusFuture<'a, Result<(), PublishError>>;
 
     /// Tells it that the node's first subscriber of a channel came, or that its last one went. A hint: the truth is
     /// the switchboard's, which an implementation reads before it acts, because hints of two shards may cross.
@@ -92,9 +96,7 @@ impl Publisher {
         exclude: Option<bridge::Address>,
         receipt: Option<&Receipt>,
     ) -> Result<(), PublishError> {
-        self.switchboard
-            .publish(None, channel, message, exclude, receipt)
-            .map_err(|_| PublishError::Busy)?;
+        self.switchboard.publish(None, channel, message, exclude, receipt).map_err(|_| PublishError::Busy)?;
         self.bus.forward(channel, message).await
     }
 }

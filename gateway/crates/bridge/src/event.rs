@@ -1,4 +1,4 @@
-//! What a shard tells the rest of the program: a bounded outbox, emptied as one batch per turn.
+//! What a shard tells the rest of the program: a bounded outbox, emptied in batches.
 //!
 //! At the bound the shard keeps what it has and stops making more: a record stays in its table until the outbox
 //! has taken its ending, so an ending is never lost.
@@ -39,7 +39,7 @@ pub struct Ending {
     pub received_code: Option<u16>,
 }
 
-/// The events of one turn.
+/// Some events of one shard.
 #[derive(Debug)]
 pub struct Batch {
     /// Which shard.
@@ -52,28 +52,36 @@ pub struct Batch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboxFull;
 
-/// What a shard sends out, gathered over a turn.
+/// A batch of so many events does not wait for the next tick.
+const RIPE_EVENTS: usize = 256;
+
+/// What a shard sends out, gathered over a turn or, when nothing in it is urgent, over a tick.
 pub struct Outbox {
     shard: u16,
     events: Vec<Event>,
     events_max: usize,
     sender: mpsc::Sender<Batch>,
+    /// Tick at which the oldest of them was pushed.
+    since: u32,
 }
 
 impl Outbox {
     /// An outbox that gathers at most `events_max` events between two batches taken by `sender`'s other end.
     #[must_use]
     pub const fn new(shard: u16, events_max: usize, sender: mpsc::Sender<Batch>) -> Self {
-        Self { shard, events: Vec::new(), events_max, sender }
+        Self { shard, events: Vec::new(), events_max, sender, since: 0 }
     }
 
-    /// Adds an event.
+    /// Adds an event at this tick.
     ///
     /// # Errors
     /// [`OutboxFull`]; try again after a flush that succeeded.
-    pub fn push(&mut self, event: Event) -> Result<(), OutboxFull> {
+    pub fn push(&mut self, now: u32, event: Event) -> Result<(), OutboxFull> {
         if !self.has_room() {
             return Err(OutboxFull);
+        }
+        if self.events.is_empty() {
+            self.since = now;
         }
         self.events.push(event);
         Ok(())
@@ -89,6 +97,13 @@ impl Outbox {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.events.is_empty()
+    }
+
+    /// Whether the batch should go now: it has waited a tick, or is large. An ending is news for a log, and waking its
+    /// reader for each one would cost more than the ending did.
+    #[must_use]
+    pub const fn is_ripe(&self, now: u32) -> bool {
+        !self.events.is_empty() && (now != self.since || self.events.len() >= RIPE_EVENTS)
     }
 
     /// Hands the batch over. Returns `false` when the other end has no room; the events stay.
@@ -133,11 +148,11 @@ mod tests {
     fn a_full_outbox_keeps_what_it_has() {
         let (sender, mut receiver) = mpsc::channel(1);
         let mut outbox = Outbox::new(0, 2, sender);
-        outbox.push(event()).unwrap();
+        outbox.push(1, event()).unwrap();
         assert!(outbox.flush(), "the first batch is taken");
-        outbox.push(event()).unwrap();
-        outbox.push(event()).unwrap();
-        assert_eq!(outbox.push(event()), Err(OutboxFull));
+        outbox.push(1, event()).unwrap();
+        outbox.push(1, event()).unwrap();
+        assert_eq!(outbox.push(1, event()), Err(OutboxFull));
         assert!(!outbox.flush(), "the other end has not taken the first");
         assert_eq!(receiver.try_recv().unwrap().events.len(), 1);
         assert!(outbox.flush());

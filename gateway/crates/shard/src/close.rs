@@ -27,6 +27,10 @@ impl Unreported {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl<N: Net> Shard<N> {
@@ -222,13 +226,13 @@ impl<N: Net> Shard<N> {
                 return;
             }
             let key = *key;
-            if self.outbox.push(Event::Ended(ending.clone())).is_err() {
+            if self.outbox.push(self.now, Event::Ended(ending.clone())).is_err() {
                 return;
             }
             self.unreported.0.pop_front();
             self.remove(key);
         }
-        self.outbox.flush();
+        self.outbox_blocked = (self.outbox.is_ripe(self.now) || self.drain.is_some()) && !self.outbox.flush();
     }
 
     /// The only caller of [`store::Conns::remove`].

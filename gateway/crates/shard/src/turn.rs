@@ -136,6 +136,8 @@ pub struct Shard<N: Net> {
     /// No descriptor was left at this tick; try again at the next.
     pub(crate) exhausted_at: Option<u32>,
     pub(crate) timers_left: bool,
+    /// The outbox is due, and its reader has no room.
+    pub(crate) outbox_blocked: bool,
     pub(crate) handshakes: u32,
     pub(crate) paused: u32,
     /// Memory held for what has arrived in part.
@@ -183,6 +185,7 @@ impl<N: Net> Shard<N> {
             accepting: true,
             exhausted_at: None,
             timers_left: false,
+            outbox_blocked: false,
             handshakes: 0,
             paused: 0,
             partial_bytes: 0,
@@ -262,7 +265,7 @@ impl<N: Net> Shard<N> {
             || self.drain.as_ref().is_some_and(Drain::has_work)
         {
             Next::Now
-        } else if !self.unplaced.is_empty() || !self.unreported.is_empty() || !self.outbox.is_empty() {
+        } else if !self.unplaced.is_empty() || !self.unreported.is_empty() || self.outbox_blocked {
             Next::Soon
         } else {
             Next::Tick
