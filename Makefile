@@ -23,7 +23,7 @@ lint: ## Clippy over everything, warnings denied
 	$(timed) cargo clippy --workspace --all-targets --locked -- -D warnings
 
 check: ## All tests of the workspace, the tidy test among them
-	$(timed) cargo test --workspace --locked --quiet
+	$(timed) cargo test --workspace --locked --quiet --no-fail-fast
 
 docs: ## Documentation of every item, broken links denied
 	$(timed) env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
@@ -36,8 +36,10 @@ conformance: ## The Autobahn WebSocket suite against a release build (FULL=1: co
 fuzz: ## Each fuzz target for 20 seconds
 	$(timed) gateway/fuzz/run.sh 20
 
-bench: ## The load harness beside its peers: see loadtest/README.md
-	$(timed) loadtest/compare.sh
+bench: ## The gateway beside a Bun server, in pairs: see loadtest/README.md
+	$(timed) .ci/tools rust bun
+	$(timed) cargo build --release --locked -p gateway -p loadtest
+	$(timed) cargo run --release --locked --quiet -p loadtest -- compare
 
 deny: ## Licences, bans and sources of every dependency, by cargo-deny
 	$(timed) .ci/tools rust deny
