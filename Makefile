@@ -28,7 +28,7 @@ check: ## All tests of the workspace, the tidy test among them
 docs: ## Documentation of every item, broken links denied
 	$(timed) env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
 
-conformance: ## The Autobahn WebSocket suite against a release build (FULL=1: compression cases too)
+conformance: ## The Autobahn WebSocket suite against a release build
 	$(timed) .ci/tools rust python27
 	$(timed) cargo build --release --locked -p gateway
 	$(timed) gateway/tests/autobahn/run.sh
