@@ -70,6 +70,9 @@ impl<N: Net> Shard<N> {
             return;
         }
         self.leave_channels(key);
+        if then != Then::Await {
+            drop(self.take_partial(key));
+        }
         if let Some(rare) = self.rare_mut(key) {
             rare.goodbye = Some(Goodbye { why, sent, received, then });
         }

@@ -1,7 +1,7 @@
 //! The rare state of a connection: what it has while something is half done, dropped again when it goes quiet.
 
 use bridge::EndReason;
-use store::{Key, NONE, Queue};
+use store::{Key, NONE, Phase, Queue};
 use wire::ws::Assembly;
 
 use crate::net::Net;
@@ -54,7 +54,7 @@ pub(crate) enum Then {
 }
 
 impl Rare {
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self.partial, Partial::None)
             && self.queue.is_empty()
             && self.unplaced == 0
@@ -100,8 +100,24 @@ impl<N: Net> Shard<N> {
         partial
     }
 
-    /// Keeps what has arrived in part.
+    /// Whether what a connection sends still means something: not once we have said goodbye and expect no answer, or
+    /// have given it (RFC 6455 section 5.5.1).
+    pub(crate) fn is_listened_to(&self, key: Key) -> bool {
+        match self.conns.get(key).map(|conn| conn.phase) {
+            Some(Phase::Handshake | Phase::Open | Phase::PongWait) => true,
+            Some(Phase::Closing) => self
+                .rare(key)
+                .and_then(|rare| rare.goodbye)
+                .is_some_and(|goodbye| goodbye.then == Then::Await),
+            Some(Phase::Lingering | Phase::Ended) | None => false,
+        }
+    }
+
+    /// Keeps what has arrived in part, if anybody will read on.
     pub(crate) fn keep_partial(&mut self, key: Key, partial: Partial) {
+        if !self.is_listened_to(key) {
+            return;
+        }
         let held = partial.held_bytes();
         if let Some(rare) = self.rare_mut(key) {
             rare.partial = partial;

@@ -170,6 +170,7 @@ impl<N: Net> Shard<N> {
         out.clear();
         push_refusal(&mut out, &refusal);
         self.leave_channels(key);
+        drop(self.take_partial(key));
         self.handshake_over(key);
         if let Some(conn) = self.conns.get_mut(key) {
             conn.phase = Phase::Lingering;
@@ -178,6 +179,7 @@ impl<N: Net> Shard<N> {
         self.reply(key, &out, &[]);
         self.out = out;
         self.say_no_more(key);
+        self.settle(key);
     }
 
     /// Hangs up on a connection that was never opened.

@@ -98,6 +98,9 @@ impl<N: Net> Shard<N> {
     }
 
     fn received(&mut self, key: Key, bytes: &mut [u8]) {
+        if !self.is_listened_to(key) {
+            return;
+        }
         let Some(conn) = self.conns.get(key) else { return };
         match conn.phase {
             Phase::Handshake => self.head(key, bytes),
