@@ -56,6 +56,15 @@ impl<N: Net> Shard<N> {
         );
     }
 
+    /// A frame did not fit into its backlog. When a part of it has left, no close frame can follow.
+    pub(crate) fn overflowed(&mut self, key: Key, written: usize) {
+        if written > 0 {
+            self.end(key, EndReason::SlowConsumer, Hangup::Reset);
+        } else {
+            self.slow_consumer(key);
+        }
+    }
+
     pub(crate) fn close_with(
         &mut self,
         key: Key,

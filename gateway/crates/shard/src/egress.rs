@@ -83,7 +83,7 @@ impl<N: Net> Shard<N> {
         self.backlog.release(frame);
         match queued {
             Ok(()) => self.pause(key),
-            Err(_) => self.slow_consumer(key),
+            Err(_) => self.overflowed(key, written),
         }
     }
 

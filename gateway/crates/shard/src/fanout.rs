@@ -73,6 +73,11 @@ impl Fanout {
     pub(crate) const fn pending(&self) -> usize {
         self.pending
     }
+
+    /// The frames it holds.
+    pub(crate) fn held(&self) -> impl Iterator<Item = FrameIndex> {
+        self.jobs.values().flat_map(|job| job.waiting.iter().chain(&job.batch)).map(|due| due.frame)
+    }
 }
 
 impl<N: Net> Shard<N> {
@@ -216,7 +221,6 @@ impl<N: Net> Shard<N> {
             }
             let queued =
                 if written > 0 { self.queue(key, due.frame, written) } else { self.due(key, due.frame) };
-            written = 0;
             match queued {
                 Ok(()) => {
                     due.delivered.queued += 1;
@@ -226,10 +230,11 @@ impl<N: Net> Shard<N> {
                 Err(_) => {
                     due.delivered.dropped += 1;
                     self.stats.deliveries_dropped.add(1);
-                    self.slow_consumer(key);
+                    self.overflowed(key, written);
                     return;
                 }
             }
+            written = 0;
         }
     }
 }

@@ -98,12 +98,10 @@ impl<N: Net> Shard<N> {
     }
 
     fn received(&mut self, key: Key, bytes: &mut [u8]) {
-        if !self.is_listened_to(key) {
-            return;
-        }
         let Some(conn) = self.conns.get(key) else { return };
         match conn.phase {
             Phase::Handshake => self.head(key, bytes),
+            Phase::Closing if !self.is_listened_to(key) => {}
             Phase::Open | Phase::PongWait | Phase::Closing => self.transport_received(key, bytes),
             // The peer may say what it likes; it is waited for to hang up, and for no longer than the linger.
             Phase::Lingering | Phase::Ended => {}

@@ -69,13 +69,13 @@ impl<N: Net> Shard<N> {
         let limits: &Limits = &route.limits;
         let mut at = 0;
         while let Some(item) = assembly.next(bytes, &mut at, limits)? {
-            // A reply to what came before may have met the bound of the backlog.
-            if !self.is_listened_to(key) {
-                return Ok(Flow::Go);
-            }
             // Once our close frame is out, only the peer's matters (RFC 6455 section 5.5.1).
             let listens =
                 self.conns.get(key).is_some_and(|conn| matches!(conn.phase, Phase::Open | Phase::PongWait));
+            // A reply to what came before may have met the bound of the backlog.
+            if !listens && !self.is_listened_to(key) {
+                return Ok(Flow::Go);
+            }
             match item {
                 Item::Close(close) => return Ok(Flow::Goodbye(close.map(|Close { code, .. }| code))),
                 _ if !listens => {}
