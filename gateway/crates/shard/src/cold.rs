@@ -74,9 +74,10 @@ impl Partial {
 }
 
 impl<N: Net> Shard<N> {
-    /// The rare state of a connection, made now if it has none. `None` for a stale key.
+    /// The rare state of a connection, made now if it has none. `None` for a stale key, and for a connection that has
+    /// ended: its record may wait for the outbox, and nothing would ever drop what it was given meanwhile.
     pub(crate) fn rare_mut(&mut self, key: Key) -> Option<&mut Rare> {
-        let conn = self.conns.get_mut(key)?;
+        let conn = self.conns.get_mut(key).filter(|conn| conn.phase != Phase::Ended)?;
         if conn.cold == NONE {
             match self.cold.insert(Rare { wrote: self.now, ..Rare::default() }) {
                 Ok(index) => conn.cold = index,
