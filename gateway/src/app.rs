@@ -1,13 +1,15 @@
 //! The program: builds every part once, in order, and takes them apart in reverse.
 //!
-//! Order: log, descriptor limit, sizes, polls and wakers, shard threads with their listeners, HTTP listeners, and only
-//! when all of that succeeded the word to go. A start that fails leaves nothing behind and serves nobody.
+//! Order: log, descriptor limit, sizes, runtime, polls and wakers, shard threads with their listeners, HTTP listeners,
+//! and only when all of that succeeded the word to go. A start that fails leaves nothing behind and serves nobody.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use backend::{Embedded, Publisher};
 use bridge::event::Batch;
@@ -30,6 +32,9 @@ use crate::{logging, rules};
 
 /// Batches of events that may wait for the pump.
 const BATCHES_MAX: usize = 256;
+/// How often, and at which intervals, a full mailbox is asked to take the order to drain.
+const DRAIN_TRIES: usize = 10_000;
+const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// Threads of the HTTP side and the pump: they do little.
 const RUNTIME_THREADS: usize = 2;
 
@@ -65,16 +70,13 @@ fn start(settings: &Settings) -> Result<Node, String> {
         descriptors::raise_limit().map_err(|error| format!("cannot raise the descriptor limit: {error}"))?;
     let plan = node::plan(settings, limit, admin::CONNECTIONS_MAX as u64)?;
 
-    let bench = Bench::new(settings, plan.shards).map_err(|error| format!("cannot open a poll: {error}"))?;
+    let (runtime, of_runtime) = runtime().map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let bench = Bench::new(settings, plan.shards, of_runtime)
+        .map_err(|error| format!("cannot open a poll: {error}"))?;
     let switchboard = Arc::new(Switchboard::new(bench.mailboxes.clone()));
     let stats = bench.stats.clone();
     let waiting = bench.start(settings, clock)?;
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start the runtime: {error}"))?;
     let http = runtime.block_on(listen_http(settings))?;
     let signals = runtime
         .block_on(async { Signals::listen() })
@@ -131,6 +133,16 @@ fn start(settings: &Settings) -> Result<Node, String> {
     });
     let endings = EndingsLog::new(name, epoch, route_names, clock, settings.log.endings_per_second);
     Ok(Node { runtime, running, admin, http, batches, endings, signals })
+}
+
+/// The runtime of the HTTP side and the pump, and the descriptors it is made of.
+fn runtime() -> std::io::Result<(Runtime, Vec<RawFd>)> {
+    let before = descriptors::open_descriptors()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build()?;
+    let mut opened = descriptors::open_descriptors()?;
+    opened.retain(|descriptor| !before.contains(descriptor));
+    Ok((runtime, opened))
 }
 
 /// Binds each address of the three roles once.
@@ -211,7 +223,7 @@ impl Node {
             begin_drain(&draining.switchboard, ticks).await;
             let name = signals.next().await;
             tracing::warn!(signal = name, "told twice: ending at once");
-            std::process::exit(1);
+            exit_at_once();
         });
 
         let result = running.wait();
@@ -236,11 +248,21 @@ impl Node {
     }
 }
 
-/// Tells every shard. A mailbox that is full has room again within a turn or two.
+/// Tells every shard. A mailbox that is full has room again within a turn or two; one whose shard is gone never has,
+/// and the process ends for that reason.
 async fn begin_drain(switchboard: &Switchboard, ticks: u32) {
     for mailbox in switchboard.mailboxes() {
-        while mailbox.send(Command::Drain { ticks }).is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        for _ in 0..DRAIN_TRIES {
+            if mailbox.send(Command::Drain { ticks }).is_ok() {
+                break;
+            }
+            tokio::time::sleep(DRAIN_PAUSE).await;
         }
     }
+}
+
+/// Somebody asked twice.
+#[allow(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait for destructors")]
+fn exit_at_once() -> ! {
+    std::process::exit(1)
 }

@@ -1,5 +1,6 @@
-//! Starting the shards' threads, in the order that descriptor tables need: polls and wakers first, then each thread
-//! its table, its listener, and a halt until all are there; only then does the rest of the program open anything.
+//! Starting the shards' threads, in the order that descriptor tables need: polls and wakers first (the runtime's
+//! among them, because shards wake its tasks), then each thread its table, its listener, and a halt until all are
+//! there; only then does the rest of the program open anything.
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,6 +39,8 @@ pub(crate) struct Blueprint {
 /// Polls, mailboxes and counters of shards that do not run yet.
 pub(crate) struct Bench {
     prepared: Vec<Prepared>,
+    /// Descriptors that every shard may write to by number: all wakers, and what the runtime is made of.
+    shared: Vec<RawFd>,
     inboxes: Vec<Inbox>,
     /// The sending ends, by shard.
     pub(crate) mailboxes: Vec<Mailbox>,
@@ -61,19 +64,22 @@ pub(crate) struct Running {
 }
 
 impl Bench {
-    /// Opens the polls and wakers of all shards. Nothing else may have been opened since that a shard would inherit.
+    /// Opens the polls and wakers of all shards. `runtime` are the descriptors of the runtime whose tasks the shards
+    /// wake.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub(crate) fn new(settings: &Settings, shards: u16) -> io::Result<Self> {
+    pub(crate) fn new(settings: &Settings, shards: u16, runtime: Vec<RawFd>) -> io::Result<Self> {
         let prepared = (0..shards).map(|_| Prepared::new()).collect::<io::Result<Vec<_>>>()?;
+        let mut shared = runtime;
+        shared.extend(prepared.iter().map(|one| one.waker().descriptor()));
         let commands = settings.mailbox.commands.get() as usize;
         let mailbox = |prepared: &Prepared| {
             bridge::mailbox::mailbox(commands, MAILBOX_BYTES_MAX, prepared.waker() as Arc<dyn Wake>)
         };
         let (mailboxes, inboxes) = prepared.iter().map(mailbox).unzip();
         let stats = prepared.iter().map(|_| Arc::default()).collect();
-        Ok(Self { prepared, inboxes, mailboxes, stats })
+        Ok(Self { prepared, shared, inboxes, mailboxes, stats })
     }
 
     /// Starts a thread per shard and waits until all have bound their listeners.
@@ -85,7 +91,6 @@ impl Bench {
         if wanted.port() != 0 {
             listener::probe(wanted).map_err(|error| cannot_listen(wanted, &error))?;
         }
-        let wakers: Vec<RawFd> = self.prepared.iter().map(|one| one.waker().descriptor()).collect();
         let (report, reports) = sync_channel(1);
         let (end, ended) = sync_channel(self.prepared.len());
         let mut waiting = Waiting { threads: Vec::new(), ended, address: wanted };
@@ -99,7 +104,7 @@ impl Bench {
                 inbox,
                 stats,
                 clock,
-                keep: settings.shards.own_descriptors.then(|| wakers.clone()),
+                keep: settings.shards.own_descriptors.then(|| self.shared.clone()),
                 // The first one finds the port when the kernel chooses it.
                 address: waiting.address,
                 backlog: settings.listen.backlog.get().min(i32::MAX as u32) as i32,
@@ -150,6 +155,21 @@ impl Running {
     }
 }
 
+/// Reports how a shard ended, also when it panicked: nobody may wait for a shard that is no more.
+struct LastWords<'a> {
+    end: &'a SyncSender<(u16, io::Result<()>)>,
+    number: u16,
+    result: Option<io::Result<()>>,
+}
+
+impl Drop for LastWords<'_> {
+    fn drop(&mut self) {
+        if let Some(result) = self.result.take() {
+            let _ = self.end.send((self.number, result));
+        }
+    }
+}
+
 /// One shard's thread before its shard exists.
 struct Thread {
     number: u16,
@@ -157,7 +177,7 @@ struct Thread {
     inbox: Inbox,
     stats: Arc<Stats>,
     clock: Clock,
-    /// The wakers to keep in a table of its own, if it is to have one.
+    /// What to keep in a table of its own, if it is to have one.
     keep: Option<Vec<RawFd>>,
     address: SocketAddr,
     backlog: i32,
@@ -183,13 +203,14 @@ impl Thread {
         };
         // No word: the start was called off.
         let Ok(blueprint) = word.recv() else { return };
-        let result = self.work(listener, blueprint);
-        let _ = end.send((number, result));
+        let mut last_words = LastWords { end, number, result: Some(Err(io::Error::other("it panicked"))) };
+        last_words.result = Some(self.work(listener, blueprint));
     }
 
     fn listen(&self) -> Result<(Listener, SocketAddr), String> {
-        if let Some(wakers) = &self.keep {
-            let mut keep = wakers.clone();
+        descriptors::block_signals().map_err(|error| format!("cannot block signals: {error}"))?;
+        if let Some(shared) = &self.keep {
+            let mut keep = shared.clone();
             keep.push(self.prepared.descriptor());
             descriptors::take_own_table(&keep).map_err(|error| {
                 format!(

@@ -2,13 +2,16 @@
 //!
 //! With a table per shard the limit counts per shard, and accept and close share no lock. The order matters: every
 //! poll and waker is made before the first thread takes its table, each thread takes it before it opens anything, and
-//! the rest of the program opens nothing until all have.
+//! the rest of the program opens nothing until all have. The wakers of an asynchronous runtime count: a shard that
+//! answers a task wakes it by writing to a descriptor of the runtime's, by number. So do signal handlers, which write
+//! to a pipe from whatever thread the signal found: [`block_signals`] keeps it off threads with a table of their own.
 
 use std::io;
 use std::os::fd::RawFd;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::SigSet;
 
 use crate::sys;
 
@@ -24,6 +27,14 @@ pub fn raise_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// Keeps signals off the calling thread; others take them.
+///
+/// # Errors
+/// As the system says.
+pub fn block_signals() -> io::Result<()> {
+    Ok(SigSet::all().thread_block()?)
+}
+
 /// Gives the calling thread a table of its own that holds the standard descriptors and `keep`. To be called at the
 /// start of a thread, before it opens or owns any other descriptor.
 ///
@@ -36,18 +47,23 @@ pub fn take_own_table(keep: &[RawFd]) -> io::Result<()> {
     }
     for descriptor in open_descriptors()? {
         if descriptor > 2 && !keep.contains(&descriptor) {
-            // The descriptor of the listing itself is closed already: that one may fail.
-            let _ = nix::unistd::close(descriptor);
+            nix::unistd::close(descriptor)?;
         }
     }
     Ok(())
 }
 
 /// The descriptors of the calling thread's table.
-fn open_descriptors() -> io::Result<Vec<RawFd>> {
-    let names =
-        std::fs::read_dir("/proc/thread-self/fd")?.filter_map(Result::ok).map(|entry| entry.file_name());
-    Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let table = std::path::Path::new("/proc/thread-self/fd");
+    let names: Vec<_> =
+        std::fs::read_dir(table)?.filter_map(Result::ok).map(|entry| entry.file_name()).collect();
+    // The listing had a descriptor itself, closed by now, whose number the next one opened will have.
+    let still_open = names.iter().filter(|name| table.join(name).symlink_metadata().is_ok());
+    Ok(still_open.filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
 #[cfg(test)]
