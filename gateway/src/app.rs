@@ -93,7 +93,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         identity: Identity { node: name.clone(), epoch, shard: 0 },
         sizes: node::sizes(settings, plan),
         rules,
-        gate,
+        gate: Arc::clone(&gate),
         switchboard: Arc::clone(&switchboard),
         batches: batch_sender,
     });
@@ -102,6 +102,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     let metrics = Metrics::new(Sources {
         stats: stats.clone(),
         switchboard: Arc::clone(&switchboard),
+        gate: Arc::clone(&gate),
         publisher: publisher.clone(),
         refusal_labels: Vec::leak(shard::refusal_labels()),
         descriptors: if settings.shards.own_descriptors {
@@ -121,6 +122,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         epoch,
         publisher,
         switchboard,
+        gate,
         stats,
         routes,
         tokens,

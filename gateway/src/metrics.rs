@@ -18,6 +18,7 @@ use bridge::stats::BUDGETS;
 use bridge::{EndReason, Stats, Switchboard};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use shard::limit::Gate;
 
 pub(crate) use process::Descriptors;
 
@@ -27,6 +28,8 @@ pub(crate) struct Sources {
     pub(crate) stats: Vec<Arc<Stats>>,
     /// Mailboxes, for their depth: a stalled shard does not report it.
     pub(crate) switchboard: Arc<Switchboard>,
+    /// For the bound of connections and the peers.
+    pub(crate) gate: Arc<Gate>,
     /// For the state of the bus.
     pub(crate) publisher: Publisher,
     /// Labels of [`Stats::refused`], by number; counters beyond them are not shown.
@@ -66,7 +69,6 @@ const COUNTERS: &[Sum] = &[
 #[rustfmt::skip]
 const GAUGES: &[Sum] = &[
     ("gateway_connections", |s| s.connections.value(), "Connections held, those in their handshake included."),
-    ("gateway_connections_limit", |s| s.capacity.value(), "Connections there is room for."),
     ("gateway_handshakes", |s| s.handshakes.value(), "Connections that have not finished their handshake."),
     ("gateway_connections_paused", |s| s.paused.value(), "Connections not read until something has drained."),
     ("gateway_connections_cold", |s| s.cold.value(), "Connections with rare state: half a frame, a backlog, a handshake."),
@@ -91,6 +93,8 @@ const SHARD_GAUGES: &[Sum] = &[
 ];
 
 const BUILD_INFO: &str = "gateway_build_info";
+const CONNECTIONS_LIMIT: &str = "gateway_connections_limit";
+const PEERS: &str = "gateway_peers";
 const BUS_UP: &str = "gateway_bus_up";
 const MAILBOX_DEPTH: &str = "gateway_shard_mailbox_depth";
 
@@ -209,6 +213,11 @@ impl Register<'_> {
     }
 
     fn node(&mut self, sources: &Sources) {
+        self.describe_gauge(CONNECTIONS_LIMIT, "Connections the node takes before it refuses more.");
+        let limit = |from: &Sources| u64::from(from.gate.connections_max());
+        self.gauge(CONNECTIONS_LIMIT, Vec::<Label>::new(), Box::new(limit));
+        self.describe_gauge(PEERS, "Peers (IPv4 addresses, IPv6 /64s) with a connection.");
+        self.gauge(PEERS, Vec::<Label>::new(), Box::new(|from| from.gate.peers().len() as u64));
         self.describe_gauge(BUILD_INFO, "Always 1; the version is the label.");
         let version = Label::from_static_parts("version", env!("CARGO_PKG_VERSION"));
         self.gauge(BUILD_INFO, vec![version], Box::new(|_| 1));

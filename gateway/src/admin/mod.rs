@@ -102,6 +102,8 @@ pub(crate) struct Admin {
     pub(crate) publisher: backend::Publisher,
     /// The mailboxes of the shards.
     pub(crate) switchboard: Arc<Switchboard>,
+    /// The node's gate: its bound.
+    pub(crate) gate: Arc<shard::limit::Gate>,
     /// Counters, by shard.
     pub(crate) stats: Vec<Arc<Stats>>,
     /// Routes, by number.

@@ -22,7 +22,7 @@ pub(super) fn describe(admin: &Admin) -> Answer {
         "routes": admin.routes,
         "shards": admin.stats.len(),
         "connections": admin.sum(|stats| stats.connections.value()),
-        "connections_limit": admin.sum(|stats| stats.capacity.value()),
+        "connections_limit": admin.gate.connections_max(),
         "channels": admin.switchboard.channels(),
         "subscriptions": admin.sum(|stats| stats.subscriptions.value()),
         "messages_in": admin.sum(|stats| stats.messages_in.value()),

@@ -131,6 +131,10 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
     }
     let publisher = backend::Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded));
     Admin {
+        gate: Arc::new(shard::limit::Gate::new(shard::limit::GateSizes {
+            connections: 1000,
+            handshakes: 100,
+        })),
         node: NodeName::parse("n-1").unwrap(),
         epoch: Epoch(7),
         publisher: publisher.clone(),
@@ -143,6 +147,10 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
         clock: Box::new(|| 1000),
         websocket_address: "127.0.0.1:8080".parse().unwrap(),
         metrics: Metrics::new(Sources {
+            gate: Arc::new(shard::limit::Gate::new(shard::limit::GateSizes {
+                connections: 1000,
+                handshakes: 100,
+            })),
             stats,
             switchboard,
             publisher,

@@ -53,6 +53,10 @@ fn metrics() -> Metrics {
     let stats = (0..2).map(|_| Arc::new(Stats::default())).collect();
     let switchboard = Arc::new(Switchboard::new(Vec::new()));
     Metrics::new(Sources {
+        gate: Arc::new(shard::limit::Gate::new(shard::limit::GateSizes {
+            connections: 1000,
+            handshakes: 100,
+        })),
         stats,
         publisher: Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded)),
         switchboard,
