@@ -79,6 +79,11 @@ impl<N: Net> Shard<N> {
             }
         };
         conn.last_received = self.now;
+        if conn.phase == Phase::PongWait {
+            // Noted here and not when the timer fires: after a stall of ours that is too late to know what came first.
+            // The timer stays, and is a heartbeat from now on.
+            conn.phase = Phase::Open;
+        }
         let full = bytes == self.scratch.len();
         let more = full || conn.flags.contains(Flags::HUNG_UP);
         if more {
@@ -146,7 +151,12 @@ impl<N: Net> Shard<N> {
         }
         conn.flags.remove(Flags::PAUSED);
         self.paused -= 1;
-        if conn.flags.contains(Flags::UNREAD) {
+        let (awaits_pong, is_unread) = (conn.phase == Phase::PongWait, conn.flags.contains(Flags::UNREAD));
+        if awaits_pong {
+            // It could not be heard meanwhile, or the ping itself has only left now.
+            self.arm(key, self.rules.pong_ticks);
+        }
+        if is_unread {
             self.carry(key);
         }
     }

@@ -29,7 +29,7 @@ impl<N: Net> Shard<N> {
     fn expired(&mut self, key: Key) {
         let Some(conn) = self.conns.get(key) else { return };
         match conn.phase {
-            Phase::Handshake => self.refuse(key, Refusal::Timeout),
+            Phase::Handshake => self.head_deadline(key),
             Phase::Open => self.heartbeat(key),
             Phase::PongWait => self.pong_deadline(key),
             // The answer never came, or the peer does not hang up. Frames that did not leave cannot any more.
@@ -58,55 +58,65 @@ impl<N: Net> Shard<N> {
         self.reply(key, &ping, &[]);
     }
 
-    /// No pong in time, it seems. Whoever is not read cannot be blamed for silence; whoever is, is read once more:
-    /// after a stall of ours the pong lies in the socket.
+    /// No byte since the ping, it seems. Whoever is not read cannot be blamed for silence; whoever is, is read once
+    /// more: after a stall of ours the pong lies in the socket.
     fn pong_deadline(&mut self, key: Key) {
-        let Some(conn) = self.conns.get(key) else { return };
-        let pinged = self.now.saturating_sub(self.rules.pong_ticks);
-        let mut alive = conn.last_received >= pinged && conn.last_received > conn.opened;
-        if !alive {
-            if self.is_stuck(key) {
-                return;
-            }
-            match self.read_once(key) {
-                Reading::Nothing => {}
-                Reading::More => {
-                    alive = true;
-                    self.carry(key);
-                }
-                Reading::Some => alive = true,
-                // Ended meanwhile, or paused: then its silence is our doing.
-                Reading::Over => {
-                    alive = self.conns.get(key).is_some_and(|conn| conn.phase == Phase::PongWait)
-                }
-            }
-        }
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        if conn.phase != Phase::PongWait {
+        if self.is_stuck(key) {
             return;
         }
-        if alive {
+        match self.read_once(key) {
+            Reading::Nothing => return self.end(key, EndReason::PongTimeout, Hangup::Reset),
+            Reading::More => self.carry(key),
+            // Read, and so alive; or it has ended meanwhile, or it is paused, and then its silence is our doing.
+            Reading::Some | Reading::Over => {}
+        }
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.phase == Phase::PongWait {
             conn.phase = Phase::Open;
+        }
+        if conn.phase == Phase::Open {
             let quiet = self.now.saturating_sub(conn.last_received).min(self.rules.ping_ticks - 1);
             self.arm(key, self.rules.ping_ticks - quiet);
-        } else {
-            self.end(key, EndReason::PongTimeout, Hangup::Reset);
+        }
+    }
+
+    /// The head did not come in time, unless a stall of ours kept us from reading it.
+    fn head_deadline(&mut self, key: Key) {
+        if self.read_once(key) == Reading::More {
+            self.carry(key);
+        }
+        if self.conns.get(key).is_some_and(|conn| conn.phase == Phase::Handshake) {
+            self.refuse(key, Refusal::Timeout);
         }
     }
 
     /// A connection whose backlog has not moved for a pong deadline is a consumer that stopped; one whose backlog
-    /// moves is alive, and a ping behind the backlog would prove nothing. Arms the timer in both cases.
+    /// moves is alive, and a ping behind the backlog would prove nothing. Arms the timer in both cases. Before anybody
+    /// is blamed the backlog is offered once more: after a stall of ours there may be room that we were not told of.
     fn is_stuck(&mut self, key: Key) -> bool {
-        let Some(rare) = self.rare(key) else { return false };
-        if rare.queue.is_empty() {
-            return false;
+        let pong_ticks = self.rules.pong_ticks;
+        let mut has_tried = false;
+        while let Some(wrote) = self.waits_since(key) {
+            let still = self.now.saturating_sub(wrote);
+            if still < pong_ticks {
+                self.arm(key, pong_ticks - still);
+                return true;
+            }
+            if std::mem::replace(&mut has_tried, true) {
+                self.slow_consumer(key);
+                return true;
+            }
+            self.flush(key);
         }
-        let still = self.now.saturating_sub(rare.wrote);
-        if still >= self.rules.pong_ticks {
-            self.slow_consumer(key);
-        } else {
-            self.arm(key, self.rules.pong_ticks - still);
+        // What left just now may have been the ping: its answer takes a while.
+        if has_tried && self.conns.get(key).is_some_and(|conn| conn.phase != Phase::Ended) {
+            self.arm(key, pong_ticks);
         }
-        true
+        has_tried
+    }
+
+    /// The tick at which its backlog last got shorter, or began, if it has one.
+    fn waits_since(&self, key: Key) -> Option<u32> {
+        self.rare(key).filter(|rare| !rare.queue.is_empty()).map(|rare| rare.wrote)
     }
 }
