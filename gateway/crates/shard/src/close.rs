@@ -234,7 +234,9 @@ impl<N: Net> Shard<N> {
     /// Hands the endings of this turn to the outbox, and the outbox to its reader.
     pub(crate) fn report(&mut self) {
         while let Some((key, ending)) = self.unreported.0.front() {
-            if !self.outbox.has_room() && !self.outbox.flush() {
+            // A crowd that leaves at once goes in batches of a size, not in one as large as the crowd.
+            let goes = self.outbox.is_ripe(self.now) || !self.outbox.has_room();
+            if goes && !self.outbox.flush() && !self.outbox.has_room() {
                 return;
             }
             let key = *key;
