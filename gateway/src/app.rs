@@ -217,12 +217,23 @@ impl Node {
         let ticks = rules::ticks(settings.drain.deadline);
         let (draining, drain) = (Arc::clone(&admin), Arc::clone(&admin.drain));
         runtime.spawn(async move {
-            tokio::select! {
-                name = signals.next() => tracing::info!(signal = name, "draining"),
-                () = drain.notified() => tracing::info!("draining by request"),
-            }
+            let by_request = tokio::select! {
+                name = signals.next() => {
+                    tracing::info!(signal = name, "draining");
+                    false
+                }
+                () = drain.notified() => {
+                    tracing::info!("draining by request");
+                    true
+                }
+            };
             draining.draining.store(true, Ordering::Release);
             begin_drain(&draining.switchboard, ticks).await;
+            if by_request {
+                // Whoever asks for a drain before stopping a node says the same thing twice, and is not in a hurry.
+                let name = signals.next().await;
+                tracing::info!(signal = name, "draining already");
+            }
             let name = signals.next().await;
             tracing::warn!(signal = name, "told twice: ending at once");
             exit_at_once();
