@@ -3,7 +3,6 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -89,8 +88,8 @@ fn drain(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
 }
 
 impl Gateway {
-    /// A gateway with this configuration (TOML). Ports are the kernel's choice; two shards and a drain of at most a
-    /// second unless the text has those sections.
+    /// A gateway with this configuration (TOML). Ports are the kernel's choice; two shards and a short drain
+    /// unless the text has those sections.
     #[track_caller]
     pub(crate) fn start(text: &str) -> Self {
         Self::launch(text, program())
@@ -114,7 +113,7 @@ impl Gateway {
             ("[listen]", "GATEWAY__LISTEN__ADDRESS", "127.0.0.1:0"),
             ("[http]", "GATEWAY__HTTP__ADDRESS", "127.0.0.1:0"),
             ("[shards]", "GATEWAY__SHARDS__COUNT", "2"),
-            ("[drain]", "GATEWAY__DRAIN__DEADLINE", "1s"),
+            ("[drain]", "GATEWAY__DRAIN__DEADLINE", "300ms"),
             ("[node]", "GATEWAY__NODE__NAME", "test"),
         ] {
             if !text.contains(section) {
@@ -276,12 +275,4 @@ fn collect(pipe: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> JoinHa
             log.push('\n');
         }
     })
-}
-
-/// Writes a file into a folder and gives its path as text.
-#[allow(clippy::missing_panics_doc)]
-pub(crate) fn written(folder: &Path, name: &str, text: &str) -> String {
-    let file = folder.join(name);
-    std::fs::write(&file, text).unwrap();
-    file.to_string_lossy().into_owned()
 }

@@ -75,7 +75,9 @@ impl Metrics {
 impl fmt::Display for Metrics {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         // What is zero is nothing to look at.
-        let telling = |line: &&str| line.starts_with("gateway_") && !line.ends_with(" 0");
+        let telling = |line: &&str| {
+            line.starts_with("gateway_") && !line.ends_with(" 0") && !line.starts_with("gateway_shard_")
+        };
         self.0.lines().filter(telling).try_for_each(|line| writeln!(out, "{line}"))
     }
 }

@@ -1,0 +1,110 @@
+//! Promise: a client that does not read what it is sent costs its bounded backlog and nobody else anything: it is
+//! closed with 1013 when the bound is reached, and what it did get is whole.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use std::io::ErrorKind;
+
+use harness::{BINARY, Bystander, CLOSE, Gateway, Http};
+
+const BOUNDED: &str = "
+[websocket]
+message_bytes = '64KiB'
+
+[backlog]
+bytes = '256KiB'
+
+[timeouts]
+linger = '300ms'
+";
+/// Bytes of one message; its first four are its number.
+const MESSAGE_BYTES: usize = 60_000;
+/// Far more than kernels hold for one connection.
+const MESSAGES_MAX: u32 = 2000;
+
+/// Publishes until somebody's backlog is full. How many were published.
+#[track_caller]
+fn publish_until_dropped(http: &mut Http) -> u32 {
+    for number in 0..MESSAGES_MAX {
+        let mut payload = vec![0; MESSAGE_BYTES];
+        payload[..4].copy_from_slice(&number.to_be_bytes());
+        let answer = http.post("/v1/channels/room.lobby/messages", "application/octet-stream", &payload);
+        if answer.good(202).json()["dropped"] != 0 {
+            return number + 1;
+        }
+    }
+    panic!("the backlog has no bound");
+}
+
+#[test]
+fn a_backlog_at_its_bound_closes_1013_behind_whole_messages_in_order() {
+    let gateway = Gateway::start(BOUNDED);
+    let bystander = Bystander::beside(&gateway);
+    let mut raw = gateway.upgraded("/rooms/lobby");
+    let published = publish_until_dropped(&mut gateway.http());
+    let mut next = 0_u32;
+    let close = loop {
+        let (first, payload) = raw.frame();
+        if first == 0x80 | CLOSE {
+            break payload;
+        }
+        assert_eq!((first, payload.len()), (0x80 | BINARY, MESSAGE_BYTES));
+        assert_eq!(payload[..4], next.to_be_bytes());
+        next += 1;
+    };
+    assert_eq!(close[..2], 1013_u16.to_be_bytes());
+    assert_eq!(close[2..], *b"{\"reason\":\"slow_consumer\"}");
+    assert!(0 < next && next < published, "{next} of {published}");
+    assert_eq!(raw.rest(), b"");
+    let metrics = gateway.until_only(1);
+    assert_eq!(metrics.ended("slow_consumer"), 1.0);
+    assert_eq!(metrics.value("gateway_deliveries_total"), f64::from(published));
+    assert_eq!(metrics.value("gateway_deliveries_dropped_total"), f64::from(published - next));
+    bystander.was_not_disturbed();
+    gateway.until_only(0);
+    gateway.stop();
+}
+
+#[test]
+fn a_client_that_never_reads_is_cut_off_when_it_does_not_take_its_goodbye() {
+    let gateway = Gateway::start(&format!("{BOUNDED}close = '300ms'"));
+    let bystander = Bystander::beside(&gateway);
+    let mut raw = gateway.upgraded("/rooms/lobby");
+    publish_until_dropped(&mut gateway.http());
+    gateway.until("it was ended", |m| m.ended("slow_consumer") == 1.0);
+    gateway.until_only(1);
+    // What was cut off ends in a reset: a plain end would say that this was all.
+    let end = loop {
+        match raw.next_frame() {
+            Ok((first, _)) => assert_ne!(first, 0x80 | CLOSE),
+            Err(error) => break error.kind(),
+        }
+    };
+    assert_eq!(end, ErrorKind::ConnectionReset);
+    bystander.was_not_disturbed();
+    gateway.stop();
+}
+
+#[test]
+fn one_deaf_member_holds_up_no_other() {
+    let gateway = Gateway::start(BOUNDED);
+    let _deaf = gateway.upgraded("/rooms/lobby");
+    let mut member = gateway.client("/rooms/lobby");
+    let listening = std::thread::spawn(move || {
+        for number in 0.. {
+            match member.hear() {
+                tungstenite::Message::Binary(payload) => {
+                    assert_eq!(payload[..4], u32::to_be_bytes(number));
+                }
+                _ => return number,
+            }
+        }
+        0
+    });
+    let mut http = gateway.http();
+    let published = publish_until_dropped(&mut http);
+    http.post("/v1/channels/room.lobby/messages", "text/plain", b"that was all").good(202);
+    assert_eq!(listening.join().unwrap(), published, "the other member missed messages");
+    gateway.stop();
+}
