@@ -8,7 +8,7 @@ use std::io::IoSlice;
 
 use bridge::EndReason;
 use bridge::message::Bytes;
-use store::{Flags, FrameIndex, Full, Key, NONE};
+use store::{Flags, FrameIndex, Full, Key, NONE, Phase};
 
 use crate::net::{Hangup, Net, Wrote};
 use crate::turn::Shard;
@@ -71,7 +71,14 @@ impl<N: Net> Shard<N> {
 
     /// Writes a reply. What does not leave at once waits, and the connection is not read until it has left: who asks
     /// faster than it listens is slowed down by TCP.
+    ///
+    /// Nothing follows a goodbye: one that an earlier reply led to swallows those behind it.
     pub(crate) fn reply(&mut self, key: Key, head: &[u8], body: &[u8]) {
+        let Some(conn) = self.conns.get(key) else { return };
+        let is_refused = conn.phase == Phase::Lingering && !conn.flags.contains(Flags::OPENED);
+        if !is_refused && !matches!(conn.phase, Phase::Open | Phase::PongWait) {
+            return;
+        }
         let left = if body.is_empty() {
             self.write_through(key, &[IoSlice::new(head)])
         } else {
