@@ -205,7 +205,7 @@ impl<N: Net> Shard<N> {
         self.wheel.disarm(&mut self.conns, key.index());
         if let Some(ending) = ending {
             self.stats.ended[ending.reason as usize].add(1);
-            self.unreported.0.push_back((key, ending));
+            self.tell(key, ending);
         } else {
             self.remove(key);
         }
@@ -231,22 +231,34 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Hands the endings of this turn to the outbox, and the outbox to its reader.
-    pub(crate) fn report(&mut self) {
-        while let Some((key, ending)) = self.unreported.0.front() {
-            // A crowd that leaves at once goes in batches of a size, not in one as large as the crowd.
-            let goes = self.outbox.is_ripe(self.now) || !self.outbox.has_room();
-            if goes && !self.outbox.flush() && !self.outbox.has_room() {
-                return;
-            }
-            let key = *key;
-            if self.outbox.push(self.now, Event::Ended(ending.clone())).is_err() {
-                return;
-            }
-            self.unreported.0.pop_front();
-            self.remove(key);
+    /// Puts an ending into the outbox, or behind those that wait for room in it.
+    fn tell(&mut self, key: Key, ending: Ending) {
+        // A crowd that leaves at once goes in batches of a size, not in one as large as the crowd.
+        if self.outbox.is_ripe(self.now) {
+            self.outbox.flush();
         }
-        self.outbox_blocked = (self.outbox.is_ripe(self.now) || self.drain.is_some()) && !self.outbox.flush();
+        if self.unreported.is_empty() && self.outbox.has_room() {
+            self.told(key, ending);
+        } else {
+            self.unreported.0.push_back((key, ending));
+        }
+    }
+
+    /// Puts an ending into the outbox, which has room, and lets the record go.
+    fn told(&mut self, key: Key, ending: Ending) {
+        let pushed = self.outbox.push(self.now, Event::Ended(ending));
+        debug_assert!(pushed.is_ok(), "asked for room before");
+        self.remove(key);
+    }
+
+    /// Hands the outbox to its reader when it is due, and tells the endings that waited.
+    pub(crate) fn report(&mut self) {
+        let due = self.outbox.is_ripe(self.now) || self.drain.is_some() || !self.unreported.is_empty();
+        self.outbox_blocked = due && !self.outbox.flush();
+        while self.outbox.has_room() {
+            let Some((key, ending)) = self.unreported.0.pop_front() else { return };
+            self.told(key, ending);
+        }
     }
 
     /// The only caller of [`store::Conns::remove`].
