@@ -88,8 +88,7 @@ fn a_connection_is_sent_to_described_and_closed_by_its_id() {
     assert_eq!((&seen["bytes_in"], &seen["bytes_out"]), (&6.into(), &14.into()), "{seen}");
     http.call("DELETE", &format!("{path}?code=4001&reason=moved+away")).good(202);
     assert_eq!(whom.told_to_go(), (4001, "moved away".to_owned()));
-    let metrics = gateway.until("it was counted", |m| m.ended("api_close") == 1.0);
-    assert_eq!(metrics.sum("gateway_connections_ended_total"), 1.0);
+    gateway.until("it was counted", |m| m.ended("api_close") == 1.0);
     let line = gateway.logged(&["connection ended", "api_close"]);
     assert!(line.contains("\"sent_code\":4001") && line.contains("\"received_code\":4001"), "{line}");
     other.hears("thanks");

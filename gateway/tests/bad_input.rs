@@ -28,7 +28,7 @@ linger = '300ms'
 const BEATING: &str = "
 [heartbeat]
 interval = '300ms'
-pong_deadline = '300ms'
+pong_deadline = '600ms'
 
 [timeouts]
 close = '300ms'
@@ -182,7 +182,7 @@ fn who_asks_and_does_not_listen_is_no_longer_read_and_ends_as_a_slow_consumer() 
         gateway.until("it was ended", |m| m.ended("slow_consumer") == 1.0);
         drop(raw);
     };
-    let patient = BEATING.replace("pong_deadline = '300ms'", "pong_deadline = '1s'");
+    let patient = BEATING.replace("pong_deadline = '600ms'", "pong_deadline = '1s'");
     survives(&patient, mischief, |m| m.ended("slow_consumer") == 1.0);
 }
 

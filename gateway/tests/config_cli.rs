@@ -100,9 +100,9 @@ fn what_is_in_force_can_be_printed_and_used_again() {
     assert_eq!(run(&["config", &path], &[]).said, *text);
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, of an address that nobody else here uses.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Starts on these addresses, expects a refusal that says this, and that nothing was announced or left behind.

@@ -40,12 +40,13 @@ fn a_client_sees_the_end_of_its_connection() {
 fn descriptors_are_summed_over_the_tables_and_given_back() {
     const CLIENTS: usize = 60;
     let gateway = Gateway::start(OWN);
-    let open = |gateway: &Gateway| gateway.metrics().value("process_open_fds");
-    let before = open(&gateway);
+    let before = gateway.metrics().value("process_open_fds");
+    let is_open =
+        |descriptors: f64| gateway.until("descriptors", |m| m.value("process_open_fds") == descriptors);
     let clients: Vec<Client> = (0..CLIENTS).map(|_| gateway.client("/echo")).collect();
-    assert_eq!(open(&gateway), before + CLIENTS as f64);
+    is_open(before + CLIENTS as f64);
     clients.into_iter().for_each(Client::leave);
-    gateway.until("all were given back", |m| m.value("process_open_fds") == before);
+    is_open(before);
     gateway.stop();
 }
 

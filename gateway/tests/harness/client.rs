@@ -1,6 +1,7 @@
 //! A WebSocket client as users have them: tungstenite over a socket. It answers pings whenever it reads.
 
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{ClientRequestBuilder, Error, HandshakeError, Message, WebSocket};
@@ -69,9 +70,10 @@ impl Client {
     /// The next message, a close included.
     #[track_caller]
     pub(crate) fn hear(&mut self) -> Message {
+        let started = Instant::now();
         loop {
             match self.socket.read() {
-                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(Message::Ping(_) | Message::Pong(_)) if started.elapsed() < PATIENCE => {}
                 Ok(message) => return message,
                 Err(error) => panic!("{}: {error}", self.id),
             }
@@ -117,9 +119,10 @@ impl Client {
     #[track_caller]
     pub(crate) fn leave(mut self) {
         self.socket.close(None).unwrap();
+        let started = Instant::now();
         loop {
             match self.socket.read() {
-                Ok(_) => {}
+                Ok(_) => assert!(started.elapsed() < PATIENCE, "{}: no answer to a goodbye", self.id),
                 Err(Error::ConnectionClosed) => return,
                 Err(error) => panic!("{}: {error}", self.id),
             }

@@ -1,6 +1,7 @@
 //! The gateway as a child process: started from a configuration of its own on ports of its own, stopped by signal,
 //! and killed by its id when a test fails.
 
+use std::fs::DirEntry;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -206,6 +207,26 @@ impl Gateway {
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Stops all its threads where they are, and comes back when the last one stands still.
+    #[track_caller]
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.child.id());
+        let stands = |thread: std::io::Result<DirEntry>| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            // The state stands behind the name, which is in brackets.
+            stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+        };
+        eventually("all threads stand still", || {
+            std::fs::read_dir(&threads).unwrap().all(stands).then_some(())
+        });
+    }
+
+    /// Lets it go on after [`Gateway::freeze`].
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
     }
 
     /// What it has written to standard error so far.

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -157,13 +157,18 @@ impl Raw {
     /// Everything until the other side ends the connection, by FIN or by reset.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<u8> {
-        let mut all = Vec::new();
-        match self.stream.read_to_end(&mut all) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            Err(error) => panic!("the connection does not end: {error}"),
+        let (mut all, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+        let started = Instant::now();
+        // Each read is bounded, but pings could go on for ever.
+        while started.elapsed() < PATIENCE {
+            match self.stream.read(&mut piece) {
+                Ok(0) => return all,
+                Ok(bytes) => all.extend_from_slice(&piece[..bytes]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return all,
+                Err(error) => panic!("the connection does not end: {error}"),
+            }
         }
-        all
+        panic!("the connection does not end, and goes on to say {} bytes", all.len());
     }
 
     /// Whether nothing arrives for this long.
