@@ -91,7 +91,7 @@ section! {
     head_bytes: Bytes = Bytes::kib(8), Size { min: Bytes::new(256), max: Bytes::kib(64) };
     /// Channels one connection may be in.
     subscriptions_per_connection: NonZeroU32 = count(64), Count { min: 1, max: 65_535 };
-    /// Channels of the whole node that have a subscriber.
+    /// Channels of one shard that have a subscriber.
     channels: NonZeroU32 = count(1_000_000), Count { min: 1, max: 100_000_000 };
 }
 

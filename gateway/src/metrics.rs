@@ -55,14 +55,14 @@ const COUNTERS: &[Sum] = &[
     ("gateway_connections_opened_total", |s| s.opened.value(), "Handshakes answered with 101."),
     ("gateway_messages_received_total", |s| s.messages_in.value(), "Messages from clients."),
     ("gateway_received_payload_bytes_total", |s| s.bytes_in.value(), "Payload bytes from clients, without frame headers."),
-    ("gateway_messages_sent_total", |s| s.messages_out.value(), "Messages to clients that were handed to the kernel whole."),
+    ("gateway_messages_sent_total", |s| s.messages_out.value(), "Messages to clients that were handed to the kernel, or to the backlog of a slow one."),
     ("gateway_sent_bytes_total", |s| s.bytes_out.value(), "Bytes to clients that were handed to the kernel, frame headers included."),
     ("gateway_messages_ignored_total", |s| s.ignored.value(), "Messages from clients that their route ignores."),
     ("gateway_pings_sent_total", |s| s.pings.value(), "Heartbeat pings sent."),
     ("gateway_pongs_received_total", |s| s.pongs.value(), "Pongs received."),
     ("gateway_publishes_delayed_total", |s| s.publishes_delayed.value(), "Publishes of clients that waited because a mailbox was full."),
     ("gateway_deliveries_total", |s| s.deliveries.value(), "Subscribers that messages were due to, summed over messages."),
-    ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited in a backlog first."),
+    ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited for a socket that took no more."),
     ("gateway_deliveries_dropped_total", |s| s.deliveries_dropped.value(), "Deliveries not made because the connection was closed for its backlog."),
 ];
 

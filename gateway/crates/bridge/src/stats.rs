@@ -122,7 +122,7 @@ pub struct Stats {
     pub messages_in: Counter,
     /// Payload bytes from clients.
     pub bytes_in: Counter,
-    /// Messages to clients that were handed to the kernel whole.
+    /// Messages to clients that were handed to the kernel or to their backlog.
     pub messages_out: Counter,
     /// Bytes to clients that were handed to the kernel.
     pub bytes_out: Counter,
@@ -136,7 +136,7 @@ pub struct Stats {
     pub publishes_delayed: Counter,
     /// Subscribers a message was due to, summed over messages.
     pub deliveries: Counter,
-    /// Of these, those that went into a backlog first.
+    /// Of these, those that waited for a socket that took no more.
     pub deliveries_queued: Counter,
     /// Of these, those that were not delivered because the connection was closed for its backlog.
     pub deliveries_dropped: Counter,

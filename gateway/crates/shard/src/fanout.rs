@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 
 use bridge::{Delivered, Publish, Receipt};
-use store::{ChannelIndex, FrameIndex, Key, NONE};
+use store::{ChannelIndex, Flags, FrameIndex, Key};
 
 use crate::egress::{Left, SLICES_MAX};
 use crate::net::Net;
@@ -223,8 +223,11 @@ impl<N: Net> Shard<N> {
                 if written > 0 { self.queue(key, due.frame, written) } else { self.due(key, due.frame) };
             match queued {
                 Ok(()) => {
-                    due.delivered.queued += 1;
-                    self.stats.deliveries_queued.add(1);
+                    // Whoever only waits for the end of the turn is not said to wait.
+                    if self.conns.get(key).is_some_and(|conn| conn.flags.contains(Flags::UNWRITABLE)) {
+                        due.delivered.queued += 1;
+                        self.stats.deliveries_queued.add(1);
+                    }
                     self.count_out(key, 1, due.payload);
                 }
                 Err(_) => {
@@ -238,6 +241,3 @@ impl<N: Net> Shard<N> {
         }
     }
 }
-
-/// Direct frames belong to no channel.
-const _: () = assert!(NONE == u32::MAX);

@@ -8,7 +8,7 @@
 
 const PAGE: usize = 128;
 
-/// Totals of one connection since it was accepted. Bytes are those of the wire, messages those of the application.
+/// Totals of one connection since it was accepted. Bytes are those of payloads.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Tally {
     /// Bytes read from the socket.
