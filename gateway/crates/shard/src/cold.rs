@@ -18,6 +18,8 @@ pub(crate) struct Rare {
     pub wrote: u32,
     /// Publishes of it that wait for a place in a mailbox.
     pub unplaced: u32,
+    /// Paused before it was read, because too many publishes of others wait.
+    pub starved: bool,
     /// How it is being closed.
     pub goodbye: Option<Goodbye>,
 }
@@ -58,6 +60,7 @@ impl Rare {
         matches!(self.partial, Partial::None)
             && self.queue.is_empty()
             && self.unplaced == 0
+            && !self.starved
             && self.goodbye.is_none()
     }
 }

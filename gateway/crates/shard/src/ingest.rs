@@ -144,7 +144,8 @@ impl<N: Net> Shard<N> {
 
     /// Reads a connection again, if nothing else keeps it from being read.
     pub(crate) fn resume(&mut self, key: Key) {
-        let held = self.rare(key).is_some_and(|rare| !rare.queue.is_empty() || rare.unplaced > 0);
+        let held =
+            self.rare(key).is_some_and(|rare| !rare.queue.is_empty() || rare.unplaced > 0 || rare.starved);
         let Some(conn) = self.conns.get_mut(key) else { return };
         if held || !conn.flags.contains(Flags::PAUSED) {
             return;

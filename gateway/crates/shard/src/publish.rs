@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bridge::message::Kind;
 use bridge::{Address, Channel, Message};
-use store::{Flags, Key};
+use store::{Flags, Key, Phase};
 
 use crate::net::Net;
 use crate::rules::Route;
@@ -37,13 +37,26 @@ struct Waiting {
 pub(crate) struct Unplaced {
     waiting: VecDeque<Waiting>,
     bytes: usize,
-    /// Paused before they were read; at most one entry per connection, because a paused one is not read.
+    /// Paused before they were read; at most one entry per connection, which its cold entry knows of.
     starved: Vec<Key>,
 }
 
 impl Unplaced {
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.starved.is_empty()
+    }
+
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whose messages wait, and their payload bytes.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (Key, usize)> {
+        self.waiting.iter().map(|waiting| (waiting.key, waiting.message.payload().len()))
+    }
+
+    pub(crate) fn starved(&self) -> impl Iterator<Item = Key> {
+        self.starved.iter().copied()
     }
 
     fn is_full(&self) -> bool {
@@ -79,11 +92,18 @@ impl<N: Net> Shard<N> {
         if !self.unplaced.is_full() {
             return false;
         }
-        if let Some(conn) = self.conns.get_mut(key) {
-            conn.flags.insert(Flags::UNREAD);
+        let Some(conn) = self.conns.get_mut(key) else { return false };
+        // Whoever is on the way out publishes no more, and its answer to our close frame is to be read.
+        if !matches!(conn.phase, Phase::Open | Phase::PongWait) {
+            return false;
         }
+        conn.flags.insert(Flags::UNREAD);
         self.pause(key);
-        self.unplaced.starved.push(key);
+        if let Some(rare) = self.rare_mut(key)
+            && !std::mem::replace(&mut rare.starved, true)
+        {
+            self.unplaced.starved.push(key);
+        }
         true
     }
 
@@ -107,7 +127,11 @@ impl<N: Net> Shard<N> {
         }
         if !self.unplaced.is_full() {
             for key in std::mem::take(&mut self.unplaced.starved) {
+                if let Some(rare) = self.conns.get(key).and_then(|conn| self.cold.get_mut(conn.cold)) {
+                    rare.starved = false;
+                }
                 self.resume(key);
+                self.settle(key);
             }
         }
     }
