@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod audit;
 mod close;
 mod cold;
 mod drain;
@@ -28,6 +29,8 @@ mod timers;
 mod transport;
 mod turn;
 
+#[doc(hidden)]
+pub use audit::Census;
 pub use net::Net;
 pub use rules::Rules;
 pub use turn::{Identity, LISTENER, Next, Parts, Shard, Sizes};

@@ -1,0 +1,18 @@
+//! The simulation: whole shards over a scripted network and a virtual clock, everything from one seed.
+//!
+//! `random` lets many runs happen, each followed by a rest, in which everybody must have heard what was said, and by a
+//! drain, after which nothing may be left. The other modules with tests are single cases. Invariants are checked after
+//! every turn by `Shard::audit`. A failed run prints its seed; `SHARD_SEED=… SHARD_STEPS=…` plays it again.
+#![allow(clippy::unwrap_used)]
+
+mod api;
+mod bad_input;
+mod client;
+mod flow;
+mod frames;
+mod model;
+mod pressure;
+mod random;
+mod script;
+mod weather;
+mod world;

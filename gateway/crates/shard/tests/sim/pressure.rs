@@ -1,0 +1,189 @@
+//! Single cases at the bounds: slow consumers, full mailboxes, full outboxes, half-written frames.
+
+use bridge::EndReason;
+use store::QueueLimit;
+
+use crate::client::Stage;
+use crate::frames::{self, BINARY, PING};
+use crate::weather::Weather;
+use crate::world::World;
+
+/// A backlog of so many frames and bytes for each connection.
+fn narrow(entries: u32, bytes: u32) -> World {
+    let mut weather = Weather::fair();
+    weather.is_tight = true;
+    weather.rules.backlog = QueueLimit { entries, bytes };
+    World::new(weather, 5)
+}
+
+#[test]
+fn a_client_that_never_reads_is_closed_1013_at_the_bound() {
+    let mut world = narrow(10, 10_000);
+    let (slow, other) = (world.open(0, "/hear/a"), world.open(0, "/hear/a"));
+    world.clients[slow].stop_reading();
+    world.clients[slow].tcp.resize(100);
+    for _ in 0..10 {
+        world.publish(0, 200);
+        world.rest();
+    }
+    assert_eq!(world.nodes[0].stats.backlog_entries.value(), 10, "the bound is reached");
+    world.publish(0, 200);
+    world.rest();
+    assert_eq!(world.nodes[0].stats.backlog_entries.value(), 2, "half a frame, and the goodbye");
+    world.publish(0, 200);
+    world.rest();
+    world.check_complete(&[other]);
+    world.clients[slow].reading = true;
+    world.live(2);
+    assert_eq!(world.clients[slow].close, Some(Some(1013)), "it reads that when it reads again");
+    assert_eq!(world.ending(slow).unwrap().reason, EndReason::SlowConsumer);
+    assert_eq!(world.nodes[0].stats.backlog_bytes.value(), 0);
+}
+
+#[test]
+fn a_backlog_that_does_not_move_is_closed_though_it_is_small() {
+    let mut world = World::new(Weather::fair(), 5);
+    let slow = world.open(0, "/hear/a");
+    world.clients[slow].stop_reading();
+    world.clients[slow].tcp.resize(100);
+    world.publish(0, 200);
+    let rules = world.weather.rules.clone();
+    world.live(rules.ping_ticks + rules.pong_ticks + rules.close_ticks + 5);
+    assert_eq!(world.ending(slow).unwrap().reason, EndReason::SlowConsumer);
+}
+
+#[test]
+fn a_frame_cut_in_half_by_the_bound_is_followed_by_a_reset_and_not_by_a_goodbye() {
+    // The whole backlog is smaller than the rest of the frame, and larger than a close frame.
+    let mut weather = Weather::fair();
+    (weather.is_tight, weather.backlog_bytes) = (true, 500);
+    let mut world = World::new(weather, 5);
+    for path in ["/hear/a", "/echo"] {
+        let slow = world.open(0, path);
+        world.clients[slow].stop_reading();
+        world.clients[slow].tcp.resize(1000);
+        if path == "/echo" {
+            world.say(slow, 1500)
+        } else {
+            world.publish(0, 1500)
+        }
+        world.live(1);
+        world.clients[slow].reading = true;
+        world.live(2);
+        let ending = world.ending(slow).unwrap();
+        assert_eq!((ending.reason, ending.sent_code), (EndReason::SlowConsumer, None), "{path}");
+    }
+}
+
+#[test]
+fn nothing_follows_a_goodbye_that_a_reply_led_to() {
+    let mut world = narrow(2, 100_000);
+    let slow = world.open(0, "/echo");
+    world.clients[slow].stop_reading();
+    world.clients[slow].tcp.resize(50);
+    // Two frames wait; the pong is one too many, and a large echo comes behind it.
+    world.send(slow, 100);
+    world.send(slow, 100);
+    world.rest();
+    assert_eq!(world.nodes[0].stats.backlog_entries.value(), 2);
+    let voice = world.voices[slow];
+    let echo = world.model.compose(voice, BINARY, 20_000);
+    world.clients[slow].say(&[frames::whole(PING, b"?"), frames::whole(BINARY, &echo)].concat());
+    world.model.said(voice, BINARY, echo);
+    world.rest();
+    world.clients[slow].reading = true;
+    world.clients[slow].tcp.resize(1 << 20);
+    world.live(2);
+    assert_eq!(world.clients[slow].close, Some(Some(1013)));
+    assert_eq!(world.ending(slow).unwrap().reason, EndReason::SlowConsumer);
+}
+
+#[test]
+fn a_full_mailbox_pauses_the_publisher_and_loses_nothing() {
+    let weather = Weather { mailbox_commands: 2, ..Weather::fair() };
+    let mut world = World::new(weather, 6);
+    let near = world.open(0, "/hear/a");
+    let far = world.open(1, "/hear/a");
+    let speaker = world.open(0, "/room/a");
+    // The other shard does not run: its mailbox fills, and with it the patience for this speaker.
+    for _ in 0..10 {
+        world.say(speaker, 100);
+        (0..5).for_each(|_| world.run(0));
+    }
+    assert_eq!(world.nodes[0].stats.paused.value(), 1);
+    assert!(world.clients[speaker].tcp.unread() > 500, "it is not read meanwhile");
+    world.rest();
+    assert_eq!(world.nodes[0].stats.paused.value(), 0);
+    world.check_complete(&[near, far, speaker]);
+}
+
+#[test]
+fn what_a_publisher_left_behind_is_placed_after_its_end() {
+    let weather = Weather { mailbox_commands: 1, outbox_events: 1, ..Weather::fair() };
+    let mut world = World::new(weather, 6);
+    let far = world.open(1, "/hear/a");
+    let speaker = world.open(0, "/say/a");
+    (0..5).for_each(|_| world.say(speaker, 100));
+    world.run(0);
+    assert_eq!(world.nodes[0].stats.publishes_delayed.value(), 4);
+    world.nodes[0].blocked = true;
+    world.clients[speaker].reset(false);
+    // It is paused, so only a write or the time would tell.
+    world.rest();
+    world.nodes[0].blocked = false;
+    world.live(3);
+    assert_eq!(world.ending(speaker).unwrap().traffic.messages_in, 5);
+    world.check_complete(&[far]);
+}
+
+#[test]
+fn a_publisher_is_put_off_once_however_often_it_is_written_to() {
+    let weather = Weather { mailbox_commands: 1, ..Weather::fair() };
+    let mut world = World::new(weather, 7);
+    let far = world.open(1, "/hear/a");
+    let flood = world.open(0, "/say/a");
+    let second = world.open(0, "/room/b");
+    (0..1100).for_each(|_| world.say(flood, 0));
+    (0..3).for_each(|_| world.run(0));
+    // As many wait as may: the second one, whose room has nothing to do with it, is put off unread.
+    world.say(second, 10);
+    world.run(0);
+    assert_eq!(world.nodes[0].stats.paused.value(), 2);
+    for _ in 0..20 {
+        world.send(second, 10);
+        (0..2).for_each(|_| world.run(0));
+    }
+    assert_eq!(world.nodes[0].stats.paused.value(), 2, "what it is told does not put it on");
+    world.rest();
+    world.check_complete(&[far, second]);
+}
+
+#[test]
+fn endings_wait_for_a_full_outbox_and_none_is_lost() {
+    let weather = Weather { outbox_events: 2, ..Weather::fair() };
+    let mut world = World::new(weather, 8);
+    let numbers: Vec<usize> = (0..20).map(|_| world.open(0, "/room/a")).collect();
+    world.nodes[0].blocked = true;
+    for number in &numbers {
+        world.clients[*number].say_close(1000);
+    }
+    (0..30).for_each(|_| world.run(0));
+    assert!(world.nodes[0].shard.connections() >= 16, "records stay until their endings are taken");
+    assert_eq!(world.gate.connections(), world.nodes[0].shard.connections());
+    world.nodes[0].blocked = false;
+    world.take_batches(0);
+    world.live(2);
+    assert!(numbers.iter().all(|number| world.ending(*number).is_some()));
+    assert_eq!(world.nodes[0].shard.connections(), 0);
+}
+
+#[test]
+fn a_refusal_that_does_not_fit_the_socket_is_finished_later() {
+    let mut world = World::new(Weather::fair(), 9);
+    let number = world.come(0, "/nowhere", crate::client::request("/nowhere").as_bytes(), 10);
+    world.clients[number].facts.refusals = vec![404];
+    world.rest();
+    assert_eq!(world.clients[number].stage, Stage::Refused(404));
+    assert!(world.clients[number].tcp.closed().is_some());
+    assert_eq!(world.gate.connections(), 0);
+}

@@ -1,0 +1,138 @@
+//! The circumstances of a run: routes, intervals and bounds, roomy or tight, and how kind the kernel is.
+
+use fastrand::Rng;
+use shard::Rules;
+use shard::rules::{Inbound, Piece, Route, Segment, Template};
+use store::QueueLimit;
+use wire::ws::Limits;
+
+/// Rooms of the random run.
+pub(crate) const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
+/// Payload bytes of a message to a room; its frames may hold half.
+pub(crate) const ROOM_MESSAGE_BYTES: usize = 8192;
+
+/// The circumstances.
+#[derive(Clone, Debug)]
+pub(crate) struct Weather {
+    pub(crate) rules: Rules,
+    pub(crate) gate_connections: u32,
+    pub(crate) handshakes: u32,
+    pub(crate) connections: u32,
+    pub(crate) channels: u32,
+    pub(crate) backlog_entries: u32,
+    pub(crate) backlog_bytes: u64,
+    pub(crate) mailbox_commands: usize,
+    pub(crate) mailbox_bytes: usize,
+    pub(crate) outbox_events: usize,
+    pub(crate) events_per_poll: usize,
+    pub(crate) talkative: bool,
+    pub(crate) stutters: bool,
+    /// Even a client that reads may be closed for its backlog.
+    pub(crate) is_tight: bool,
+}
+
+fn room() -> Template {
+    Template(vec![Piece::Literal("room.".into()), Piece::Variable(0)])
+}
+
+fn route(path: &[&str], subscribes: bool, inbound: Inbound, limits: Limits) -> Route {
+    let segment = |part: &&str| match *part {
+        "*" => Segment::Variable,
+        text => Segment::Literal(text.into()),
+    };
+    Route {
+        name: path[0].into(),
+        path: path.iter().map(segment).collect(),
+        subscribe: if subscribes { vec![room()] } else { Vec::new() },
+        exclude_self: path[0] == "quiet",
+        inbound,
+        origins: Vec::new(),
+        protocols: Vec::new(),
+        limits,
+    }
+}
+
+/// `/room/*` talks and listens, `/quiet/*` does not hear itself, `/say/*` only talks, `/hear/*` only listens.
+pub(crate) fn rules() -> Rules {
+    let small =
+        Limits { message_bytes: ROOM_MESSAGE_BYTES, frame_bytes: ROOM_MESSAGE_BYTES / 2, fragments: 6 };
+    let large = Limits { message_bytes: 200_000, frame_bytes: 150_000, fragments: 6 };
+    Rules {
+        routes: vec![
+            route(&["room", "*"], true, Inbound::Publish(room()), small),
+            route(&["quiet", "*"], true, Inbound::Publish(room()), small),
+            route(&["say", "*"], false, Inbound::Publish(room()), small),
+            route(&["hear", "*"], true, Inbound::Ignore, small),
+            route(&["echo"], false, Inbound::Echo, large),
+        ],
+        ping_ticks: 30,
+        pong_ticks: 20,
+        handshake_ticks: 30,
+        close_ticks: 20,
+        linger_ticks: 10,
+        head_bytes: 1024,
+        subscriptions: 4,
+        backlog: QueueLimit { entries: 100_000, bytes: 64 << 20 },
+    }
+}
+
+/// The channel that messages of clients on this path go to.
+pub(crate) fn publishes_to(path: &str) -> Option<String> {
+    let talks = ["/room/", "/quiet/", "/say/"];
+    talks.iter().find_map(|start| path.strip_prefix(start)).map(|room| format!("room.{room}"))
+}
+
+/// The channel that clients on this path are in from the start.
+pub(crate) fn subscribed_by(path: &str) -> Option<String> {
+    let listens = ["/room/", "/quiet/", "/hear/"];
+    listens.iter().find_map(|start| path.strip_prefix(start)).map(|room| format!("room.{room}"))
+}
+
+impl Weather {
+    /// Room for everything.
+    pub(crate) fn fair() -> Self {
+        Self {
+            rules: rules(),
+            gate_connections: 1000,
+            handshakes: 1000,
+            connections: 1000,
+            channels: 100,
+            backlog_entries: 100_000,
+            backlog_bytes: 64 << 20,
+            mailbox_commands: 1000,
+            mailbox_bytes: 64 << 20,
+            outbox_events: 100,
+            events_per_poll: 1024,
+            talkative: false,
+            stutters: false,
+            is_tight: false,
+        }
+    }
+
+    /// Any.
+    pub(crate) fn random(rng: &mut Rng) -> Self {
+        let mut weather = Self::fair();
+        weather.is_tight = rng.bool();
+        if weather.is_tight {
+            weather.rules.backlog = QueueLimit { entries: rng.u32(2..40), bytes: rng.u32(1000..40_000) };
+            weather.backlog_entries = rng.u32(4..200);
+            weather.backlog_bytes = rng.u64(2000..100_000);
+        }
+        if rng.bool() {
+            weather.gate_connections = rng.u32(4..30);
+            weather.handshakes = rng.u32(2..10);
+        }
+        if rng.bool() {
+            weather.connections = rng.u32(3..20);
+            weather.channels = rng.u32(1..8);
+        }
+        if rng.bool() {
+            weather.mailbox_commands = rng.usize(1..12);
+            weather.mailbox_bytes = rng.usize(100..20_000);
+        }
+        weather.outbox_events = rng.usize(1..20);
+        weather.events_per_poll = if rng.bool() { 1024 } else { rng.usize(1..6) };
+        (weather.talkative, weather.stutters) = (rng.bool(), rng.bool());
+        weather
+    }
+}

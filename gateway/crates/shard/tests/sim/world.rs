@@ -1,0 +1,431 @@
+//! Two shards behind one gate and one switchboard, their kernels, their clients, and a clock.
+//!
+//! Owns the loop that `net` has in the real program: poll, mail, events, turn, and no turn for a shard that asked for
+//! none. After every turn it compares everything that is kept twice. Refuses to decide what happens: the random run and
+//! the single cases do that. Panics with what is wrong, which fails the test.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bridge::event::Batch;
+use bridge::id::{Address, Epoch, NodeName};
+use bridge::mailbox::{Wake, mailbox};
+use bridge::{Command, EndReason, Ending, Event, Outbox, Stats, Switchboard};
+use fastrand::Rng;
+use shard::limit::{Gate, GateSizes};
+use shard::{Identity, Next, Parts, Shard, Sizes};
+use tokio::sync::mpsc;
+
+use crate::api::Orders;
+use crate::client::{Client, Stage, request};
+use crate::frames::{self, BINARY, Said};
+use crate::model::{Model, Place};
+use crate::script::{Host, Knock, ScriptNet};
+use crate::weather::{Weather, publishes_to};
+
+pub(crate) const SHARDS: usize = 2;
+
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One shard and what is around it.
+pub(crate) struct Node {
+    pub(crate) shard: Shard<ScriptNet>,
+    pub(crate) host: Rc<RefCell<Host>>,
+    pub(crate) stats: Arc<Stats>,
+    batches: mpsc::Receiver<Batch>,
+    /// Nobody takes its batches.
+    pub(crate) blocked: bool,
+    bell: Arc<Bell>,
+    pub(crate) next: Next,
+    ran_at: u32,
+}
+
+/// Everything.
+pub(crate) struct World {
+    pub(crate) weather: Weather,
+    pub(crate) now: u32,
+    pub(crate) rng: Rng,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) switchboard: Arc<Switchboard>,
+    pub(crate) clients: Vec<Client>,
+    /// Those that are not over.
+    pub(crate) around: Vec<usize>,
+    pub(crate) model: Model,
+    pub(crate) orders: Orders,
+    /// What each client says goes here.
+    pub(crate) voices: Vec<usize>,
+    pub(crate) endings: HashMap<Address, Ending>,
+    pub(crate) draining: bool,
+    runs: u64,
+    /// What happened lately, for whoever reads a failure.
+    pub(crate) diary: std::collections::VecDeque<String>,
+}
+
+impl World {
+    pub(crate) fn new(weather: Weather, seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let now = 1000;
+        let gate = Arc::new(Gate::new(GateSizes {
+            connections: weather.gate_connections,
+            handshakes: weather.handshakes,
+        }));
+        let bells: Vec<Arc<Bell>> = (0..SHARDS).map(|_| Arc::default()).collect();
+        let boxes = bells.iter().map(|bell| {
+            let wake: Arc<dyn Wake> = Arc::<Bell>::clone(bell);
+            mailbox(weather.mailbox_commands, weather.mailbox_bytes, wake)
+        });
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) = boxes.unzip();
+        let switchboard = Arc::new(Switchboard::new(mailboxes));
+        let mut nodes = Vec::new();
+        for (number, (inbox, bell)) in inboxes.into_iter().zip(bells).enumerate() {
+            let host = Host::new(rng.u64(..));
+            (host.borrow_mut().talkative, host.borrow_mut().stutters) = (weather.talkative, weather.stutters);
+            let (sender, batches) = mpsc::channel(1);
+            let stats = Arc::new(Stats::default());
+            let shard = Shard::new(Parts {
+                net: ScriptNet(Rc::clone(&host)),
+                identity: Identity {
+                    node: NodeName::parse("sim").unwrap(),
+                    epoch: Epoch(7),
+                    shard: number as u16,
+                },
+                sizes: Sizes {
+                    connections: weather.connections,
+                    channels: weather.channels,
+                    subscriptions: 1000,
+                    backlog_entries: weather.backlog_entries,
+                    backlog_bytes: weather.backlog_bytes,
+                },
+                rules: weather.rules.clone(),
+                gate: Arc::clone(&gate),
+                switchboard: Arc::clone(&switchboard),
+                inbox,
+                outbox: Outbox::new(number as u16, weather.outbox_events, sender),
+                stats: Arc::clone(&stats),
+                seed: rng.u64(..),
+                now,
+            });
+            let next = Next::Now;
+            nodes.push(Node { shard, host, stats, batches, blocked: false, bell, next, ran_at: now });
+        }
+        let mut model = Model::default();
+        let orders = Orders::new(&mut model);
+        Self {
+            weather,
+            now,
+            rng,
+            nodes,
+            gate,
+            switchboard,
+            clients: Vec::new(),
+            around: Vec::new(),
+            model,
+            orders,
+            voices: Vec::new(),
+            endings: HashMap::new(),
+            draining: false,
+            runs: 0,
+            diary: std::collections::VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
+        self.model.step += 1;
+        if self.diary.len() >= 300 {
+            self.diary.pop_front();
+        }
+        let line = format!("{} @{} {}", self.model.step, self.now, text());
+        self.diary.push_back(line);
+    }
+
+    /// A client comes to a listener with this request.
+    pub(crate) fn come(&mut self, shard: usize, path: &str, request: &[u8], capacity: usize) -> usize {
+        let number = self.clients.len();
+        let client = Client::new(number, shard, path, request, capacity);
+        let peer = client.peer;
+        let knock = Knock::Client(client.tcp.clone(), peer);
+        let place = match publishes_to(path) {
+            Some(channel) => Place::Channel(channel),
+            None if path == "/echo" => Place::Client(number),
+            None => Place::Nowhere,
+        };
+        let excluded = path.starts_with("/quiet/").then_some(number);
+        self.voices.push(self.model.stream(place, excluded));
+        self.clients.push(client);
+        self.around.push(number);
+        self.nodes[shard].host.borrow_mut().knock(knock);
+        number
+    }
+
+    /// A client that has come in.
+    pub(crate) fn open(&mut self, shard: usize, path: &str) -> usize {
+        let number = self.come(shard, path, request(path).as_bytes(), 1 << 20);
+        self.rest();
+        assert_eq!(self.clients[number].stage, Stage::Open);
+        number
+    }
+
+    /// A client says a line of its stream. Nobody hears of it before the world goes on.
+    pub(crate) fn say(&mut self, number: usize, padding: usize) {
+        let stream = self.voices[number];
+        let payload = self.model.compose(stream, BINARY, padding);
+        self.clients[number].say(&frames::whole(BINARY, &payload));
+        self.model.step += 1;
+        self.model.said(stream, BINARY, payload);
+    }
+
+    /// How a client's connection has ended, if it has been told.
+    pub(crate) fn ending(&self, number: usize) -> Option<&Ending> {
+        self.clients[number].id.and_then(|id| self.endings.get(&id))
+    }
+
+    /// These clients have heard everything they should have.
+    pub(crate) fn check_complete(&self, numbers: &[usize]) {
+        for number in numbers {
+            if let Err(wrong) = self.model.check_complete(*number) {
+                panic!("{wrong}");
+            }
+        }
+    }
+
+    /// Every client does what is due; nobody healthy is late.
+    pub(crate) fn everybody_acts(&mut self) {
+        for number in self.around.clone() {
+            self.act(number);
+        }
+        let clients = &self.clients;
+        self.around.retain(|number| !clients[*number].is_over());
+    }
+
+    pub(crate) fn act(&mut self, number: usize) {
+        let client = &mut self.clients[number];
+        let halves = client.is_between_halves();
+        if let Err(wrong) = client.act(self.now) {
+            panic!("client {number} {}: {wrong}", client.path);
+        }
+        if halves && !client.is_between_halves() {
+            self.model.completed(self.voices[number]);
+        }
+        self.take_in(number);
+    }
+
+    /// Holds what a client has just heard against the model.
+    pub(crate) fn take_in(&mut self, number: usize) {
+        let client = &mut self.clients[number];
+        if client.stage == Stage::Open
+            && let Some(channel) = crate::weather::subscribed_by(&client.path)
+            && !self.model.knows(number)
+        {
+            self.model.joined(number, &channel);
+        }
+        while let Some(said) = client.heard.pop_front() {
+            if let Said::Message { opcode, payload } = said
+                && let Err(wrong) = self.model.hear(number, opcode, &payload)
+            {
+                panic!("{wrong}");
+            }
+        }
+        let (weather, facts) = (&self.weather, &client.facts);
+        if let Stage::Refused(status) = client.stage {
+            // A head of which the rest arrives just after the last look is late.
+            let late = status == 408 && weather.stutters;
+            let earned = facts.refusals.contains(&status) || status == 503 || late;
+            assert!(earned, "client {number} was refused with {status}, for {:?}", facts.refusals);
+        }
+        if let Some(code) = client.close {
+            let fine = match code {
+                None => false,
+                Some(1013) => facts.stopped_reading || weather.is_tight,
+                Some(1001) if self.draining => true,
+                Some(code) => {
+                    facts.api_codes.contains(&code)
+                        || facts.violated == Some(code)
+                        || facts.said_close == Some(code)
+                }
+            };
+            assert!(fine, "client {number} was closed with {code:?}: {facts:?}");
+        }
+    }
+
+    /// Whether the shard's loop would wake up.
+    pub(crate) fn is_due(&self, number: usize) -> bool {
+        let node = &self.nodes[number];
+        match node.next {
+            Next::Finished => false,
+            Next::Now | Next::Soon => true,
+            Next::Tick => {
+                self.now > node.ran_at
+                    || node.bell.0.load(Ordering::Relaxed)
+                    || node.host.borrow().has_events()
+            }
+        }
+    }
+
+    /// One pass of a shard's loop, and all checks.
+    pub(crate) fn run(&mut self, number: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[number];
+        node.bell.0.store(false, Ordering::Relaxed);
+        let events = node.host.borrow_mut().poll(self.weather.events_per_poll);
+        node.shard.mail(now);
+        self.orders.hear_replies(&mut self.model);
+        for (token, readiness) in events {
+            node.shard.ready(now, token, readiness);
+        }
+        node.next = node.shard.turn(now);
+        node.ran_at = now;
+        if !node.blocked {
+            self.take_batches(number);
+        }
+        if let Err(wrong) = self.nodes[number].shard.audit() {
+            panic!("shard {number}: {wrong}");
+        }
+        self.runs += 1;
+        if self.runs.is_multiple_of(8) {
+            self.audit_shared();
+        }
+    }
+
+    pub(crate) fn take_batches(&mut self, number: usize) {
+        while let Ok(batch) = self.nodes[number].batches.try_recv() {
+            assert_eq!(usize::from(batch.shard), number);
+            for Event::Ended(ending) in batch.events {
+                self.ended(ending);
+            }
+        }
+    }
+
+    fn ended(&mut self, ending: Ending) {
+        let client = self.clients.iter().find(|client| client.id == Some(ending.address));
+        if let Some(client) = client {
+            let taken = ending.traffic.messages_in as usize;
+            if let Err(wrong) = self.model.ended(self.voices[client.number], taken) {
+                panic!("client {}: {wrong}", client.number);
+            }
+            let facts = &client.facts;
+            let fine = match ending.reason {
+                EndReason::ClientClose => facts.said_close.is_some(),
+                EndReason::ClientGone => facts.hung_up,
+                EndReason::Reset => facts.reset || facts.hung_up,
+                EndReason::ProtocolError => facts.violated == Some(1002),
+                EndReason::InvalidUtf8 => facts.violated == Some(1007),
+                EndReason::MessageTooBig => facts.violated == Some(1009),
+                EndReason::PongTimeout => facts.mute || facts.stopped_reading,
+                EndReason::SlowConsumer => facts.stopped_reading || self.weather.is_tight,
+                EndReason::ApiClose => !facts.api_codes.is_empty(),
+                EndReason::GoingAway => self.draining,
+                EndReason::Internal => false,
+            };
+            assert!(fine, "{ending:?} at {}: {client:?}", self.now);
+            assert_eq!(ending.peer, client.peer);
+        }
+        let twice = self.endings.insert(ending.address, ending);
+        assert!(twice.is_none(), "ended twice: {twice:?}");
+    }
+
+    /// The tables that shards share.
+    pub(crate) fn audit_shared(&self) {
+        let mut peers: BTreeMap<IpAddr, u32> = BTreeMap::new();
+        let (mut connections, mut handshakes) = (0, 0);
+        let mut channels = std::collections::BTreeSet::new();
+        for node in &self.nodes {
+            let census = node.shard.census();
+            connections += census.connections;
+            handshakes += census.handshakes;
+            channels.extend(census.channels);
+            for (peer, live) in census.peers {
+                *peers.entry(peer).or_default() += live;
+            }
+        }
+        assert_eq!(self.gate.connections(), connections, "connections at the gate");
+        assert_eq!(self.gate.handshakes(), handshakes, "handshakes at the gate");
+        assert_eq!(self.gate.peers().len(), peers.len(), "peers at the gate");
+        for (peer, live) in peers {
+            assert_eq!(self.gate.peers().live(peer), live, "connections of {peer}");
+        }
+        assert_eq!(self.switchboard.channels(), channels.len(), "channels on the switchboard");
+    }
+
+    /// Time passes. Shards may sleep through it, healthy clients do not.
+    pub(crate) fn pass(&mut self, ticks: u32) {
+        for _ in 0..ticks {
+            self.everybody_acts();
+            self.now += 1;
+        }
+        self.everybody_acts();
+    }
+
+    /// Runs shards and clients until nobody has anything to do at this tick.
+    pub(crate) fn rest(&mut self) {
+        for round in 0.. {
+            let nexts: Vec<Next> = self.nodes.iter().map(|node| node.next).collect();
+            assert!(round < 20_000, "the shards never come to rest: {nexts:?}");
+            self.everybody_acts();
+            let due: Vec<usize> = (0..SHARDS).filter(|number| self.is_due(*number)).collect();
+            if due.is_empty() {
+                return;
+            }
+            due.into_iter().for_each(|number| self.run(number));
+        }
+    }
+
+    /// So many ticks, with everything at rest in between.
+    pub(crate) fn live(&mut self, ticks: u32) {
+        for _ in 0..ticks {
+            self.rest();
+            self.everybody_acts();
+            self.now += 1;
+        }
+        self.rest();
+    }
+
+    pub(crate) fn command(&mut self, shard: usize, command: Command) -> bool {
+        self.switchboard.mailboxes()[shard].send(command).is_ok()
+    }
+
+    /// Everybody is asked to leave; in the end nothing is left.
+    pub(crate) fn drain(&mut self, ticks: u32) {
+        self.draining = true;
+        for shard in 0..SHARDS {
+            let mut asked = false;
+            for _ in 0..1000 {
+                asked = self.command(shard, Command::Drain { ticks });
+                if asked {
+                    break;
+                }
+                self.run(shard);
+            }
+            assert!(asked, "the mailbox never had room");
+        }
+        let patience = ticks + self.weather.rules.close_ticks + self.weather.rules.linger_ticks + 10;
+        self.live(patience);
+        for (number, node) in self.nodes.iter().enumerate() {
+            assert_eq!(node.next, Next::Finished, "shard {number} is not drained");
+            if let Err(wrong) = node.shard.audit_empty() {
+                panic!("shard {number} kept something: {wrong}");
+            }
+        }
+        assert_eq!((self.gate.connections(), self.gate.handshakes()), (0, 0));
+        assert!(self.gate.peers().is_empty(), "somebody is still at the gate");
+        assert_eq!(self.switchboard.channels(), 0);
+        let opened: u64 = self.nodes.iter().map(|node| node.stats.opened.value()).sum();
+        assert_eq!(self.endings.len() as u64, opened, "everybody who was opened has one ending");
+        for client in &self.clients {
+            if let Some(id) = client.id {
+                assert!(self.endings.contains_key(&id), "client {} has no ending", client.number);
+            }
+        }
+    }
+}
