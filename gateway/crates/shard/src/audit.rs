@@ -227,6 +227,10 @@ impl<N: Net> Shard<N> {
             let held = rare.is_some_and(|rare| !rare.queue.is_empty() || rare.unplaced > 0);
             let is_starved = rare.is_some_and(|rare| rare.starved);
             same("starved", is_starved, starved.contains(&key))?;
+            let is_put_off = is_starved || rare.is_some_and(|rare| rare.unplaced > 0);
+            ensure(paused || !is_put_off || matches!(conn.phase, Phase::Closing | Phase::Lingering), || {
+                format!("{key:?} {:?}: read though its publishes wait", conn.phase)
+            })?;
             ensure(!paused || held || is_starved, || {
                 format!("{key:?} {:?}: paused, and nothing will resume it", conn.phase)
             })?;

@@ -115,7 +115,7 @@ fn descriptors_exhausted_is_tried_again_next_tick() {
 #[test]
 fn a_small_room_does_not_wait_behind_a_huge_one() {
     let mut world = world();
-    let crowd: Vec<usize> = (0..900).map(|_| world.open(0, "/hear/a")).collect();
+    let crowd = world.open_crowd(900, "/hear/a", |_| 0);
     let alone = world.open(0, "/hear/b");
     world.publish(0, 10);
     world.publish(1, 10);
@@ -152,13 +152,13 @@ fn frames_due_in_one_turn_leave_in_one_write() {
 #[test]
 fn a_stopped_process_blames_nobody() {
     // Few events at a time: deadlines pass while their pongs lie in the sockets.
-    let weather = Weather { events_per_poll: 3, ..Weather::fair() };
+    let weather = Weather { events_per_poll: 2, ..Weather::fair() };
     let mut world = World::new(weather, 4);
-    let numbers: Vec<usize> = (0..60).map(|number| world.open(number % 2, "/room/a")).collect();
+    let numbers = world.open_crowd(200, "/room/a", |place| place % 2);
     for number in &numbers {
-        world.clients[*number].answers = Some(2);
+        world.clients[*number].answers = Some(4);
     }
-    for stop in 0..12 {
+    for stop in 0..5 {
         world.live(37 + stop);
         world.pass(100);
     }
@@ -211,7 +211,7 @@ fn a_close_is_answered_with_its_own_code_and_what_follows_it_is_ignored() {
 #[test]
 fn a_drain_says_goodbye_to_everybody_and_cuts_those_who_do_not_leave() {
     let mut world = world();
-    let polite: Vec<usize> = (0..50).map(|number| world.open(number % 2, "/room/a")).collect();
+    let polite = world.open_crowd(50, "/room/a", |place| place % 2);
     let rude = world.open(0, "/room/a");
     world.clients[rude].go_mute();
     let greeting = world.come(0, "/room/a", b"GET ", 1 << 20);

@@ -162,7 +162,7 @@ fn a_publisher_is_put_off_once_however_often_it_is_written_to() {
 fn endings_wait_for_a_full_outbox_and_none_is_lost() {
     let weather = Weather { outbox_events: 2, ..Weather::fair() };
     let mut world = World::new(weather, 8);
-    let numbers: Vec<usize> = (0..20).map(|_| world.open(0, "/room/a")).collect();
+    let numbers = world.open_crowd(20, "/room/a", |_| 0);
     world.nodes[0].blocked = true;
     for number in &numbers {
         world.clients[*number].say_close(1000);

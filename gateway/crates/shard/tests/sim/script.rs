@@ -134,6 +134,12 @@ impl Tcp {
         self.0.borrow().closed
     }
 
+    /// Whether there is something to read that the shard does not know of, once it has come to rest.
+    pub(crate) fn is_overlooked(&self) -> bool {
+        let pipe = self.0.borrow();
+        pipe.token.is_some() && pipe.closed.is_none() && (!pipe.inbound.is_empty() || pipe.fin)
+    }
+
     /// Bytes that the shard has not read.
     pub(crate) fn unread(&self) -> usize {
         self.0.borrow().inbound.len()

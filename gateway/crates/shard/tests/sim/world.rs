@@ -177,6 +177,20 @@ impl World {
         number
     }
 
+    /// Many clients that have come in.
+    pub(crate) fn open_crowd(
+        &mut self,
+        count: usize,
+        path: &str,
+        shard_of: impl Fn(usize) -> usize,
+    ) -> Vec<usize> {
+        let come = |place| self.come(shard_of(place), path, request(path).as_bytes(), 1 << 20);
+        let numbers: Vec<usize> = (0..count).map(come).collect();
+        self.rest();
+        assert!(numbers.iter().all(|number| self.clients[*number].stage == Stage::Open));
+        numbers
+    }
+
     /// A client says a line of its stream. Nobody hears of it before the world goes on.
     pub(crate) fn say(&mut self, number: usize, padding: usize) {
         let stream = self.voices[number];
@@ -239,8 +253,8 @@ impl World {
         }
         let (weather, facts) = (&self.weather, &client.facts);
         if let Stage::Refused(status) = client.stage {
-            // A head of which the rest arrives just after the last look is late.
-            let late = status == 408 && weather.stutters;
+            // A head of which the rest arrives just after the last look is late, and one cut off by a FIN may be.
+            let late = status == 408 && (weather.stutters || facts.hung_up);
             let earned = facts.refusals.contains(&status) || status == 503 || late;
             assert!(earned, "client {number} was refused with {status}, for {:?}", facts.refusals);
         }
@@ -375,9 +389,18 @@ impl World {
             self.everybody_acts();
             let due: Vec<usize> = (0..SHARDS).filter(|number| self.is_due(*number)).collect();
             if due.is_empty() {
-                return;
+                return self.check_read();
             }
             due.into_iter().for_each(|number| self.run(number));
+        }
+    }
+
+    /// A shard at rest that pauses nobody has read everybody to the end.
+    fn check_read(&self) {
+        for number in &self.around {
+            let client = &self.clients[*number];
+            let reads_all = self.nodes[client.shard].stats.paused.value() == 0;
+            assert!(!reads_all || !client.tcp.is_overlooked(), "client {number} is overlooked");
         }
     }
 
