@@ -90,7 +90,10 @@ impl Pair {
         let added = 8 + if self.queued(frame) == 0 { length as u64 } else { 0 };
         let due = if self.queues[queue].1.frames.len() >= limit.entries as usize {
             Err(Full::QueueEntries)
-        } else if self.waiting(queue).len() + length > limit.bytes as usize {
+        } else if !self.queues[queue].1.frames.is_empty()
+            && self.waiting(queue).len() + length > limit.bytes as usize
+        {
+            // A frame longer than the bound waits alone.
             Err(Full::QueueBytes)
         } else if self.bytes_held() + added > self.bytes_capacity {
             Err(Full::TableBytes)
@@ -147,6 +150,14 @@ impl Pair {
             .frames
             .retain(|&frame| std::mem::take(&mut started) || tag == NONE || self.frames[frame].tag != tag);
         assert_eq!(dropped as usize, before - expected.frames.len());
+    }
+
+    fn keep_started(&mut self, queue: usize) {
+        let (actual, expected) = &mut self.queues[queue];
+        let dropped = self.backlog.keep_started(actual);
+        let started = usize::from(expected.written > 0);
+        assert_eq!(dropped as usize, expected.frames.len() - started);
+        expected.frames.truncate(started);
     }
 
     fn clear(&mut self, queue: usize) {
@@ -210,6 +221,7 @@ fn one_step(pair: &mut Pair, rng: &mut Rng) {
         }
         16 | 17 => pair.drop_oldest(queue, &tags),
         18 => pair.drop_tag(queue, tags[1]),
+        _ if rng.bool() => pair.keep_started(queue),
         _ => pair.clear(queue),
     }
     pair.check();
