@@ -4,6 +4,7 @@
 //! and only when all of that succeeded the word to go. A start that fails leaves nothing behind and serves nobody.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
@@ -189,10 +190,13 @@ fn announce(
     if let Some(api) = address_of(Role::Api) {
         line.push_str(&format!(" http={api}"));
     }
-    println!("{line}");
     if let Some(admin) = address_of(Role::Admin) {
-        println!("try it: open http://{admin}/ in two tabs, or websocat ws://{websocket}/rooms/lobby");
+        line.push_str(&format!(
+            "\ntry it: open http://{admin}/ in two tabs, or websocat ws://{websocket}/rooms/lobby"
+        ));
     }
+    // Whoever started it may have left, or read one line only: no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "{line}");
     let Plan { shards, connections, .. } = plan;
     tracing::info!(node = %name, %epoch, shards, connections, %websocket, "gateway started");
 }

@@ -12,6 +12,7 @@ mod rules;
 mod shards;
 mod signals;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -57,29 +58,32 @@ fn main() -> ExitCode {
     match arguments.command {
         Some(Command::Check { file }) => match load(Some(&file)) {
             Ok(settings) => match rules::rules(&settings) {
-                Ok(_) => {
-                    println!("{}: good", file.display());
-                    ExitCode::SUCCESS
-                }
+                Ok(_) => say(&format!("{}: good\n", file.display())),
                 Err(mistake) => refuse(&mistake),
             },
             Err(mistakes) => refuse(&mistakes),
         },
-        Some(Command::Config { defaults: true, .. }) => {
-            print!("{}", config::reference());
-            ExitCode::SUCCESS
-        }
+        Some(Command::Config { defaults: true, .. }) => say(config::reference()),
         Some(Command::Config { file, .. }) => match load(file.as_deref()) {
-            Ok(settings) => {
-                print!("{}", settings.to_toml());
-                ExitCode::SUCCESS
-            }
+            Ok(settings) => say(&settings.to_toml()),
             Err(mistakes) => refuse(&mistakes),
         },
         None => match load(arguments.config.as_deref()) {
             Ok(settings) => app::run(&settings),
             Err(mistakes) => refuse(&mistakes),
         },
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
+fn say(what: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(what.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("cannot write to standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 

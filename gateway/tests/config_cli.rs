@@ -5,8 +5,9 @@
 mod harness;
 
 use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
 
-use harness::{Finished, Gateway, program};
+use harness::{Client, Finished, Gateway, program};
 
 /// Runs the program with these arguments and variables until it ends.
 #[track_caller]
@@ -165,6 +166,37 @@ fn connections_that_do_not_fit_are_told_with_the_way_out() {
     let expected =
         ["limits.connections is 90000000", "ulimit -Hn ", "LimitNOFILE=", "own_descriptors = true"];
     refuses("[limits]\nconnections = 90000000\n", ws, http, &expected);
+}
+
+#[test]
+fn a_reader_that_left_does_not_end_the_program() {
+    let (ws, http) = (free_address(), free_address());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = program();
+    command.env("GATEWAY__LISTEN__ADDRESS", ws.to_string()).env("GATEWAY__HTTP__ADDRESS", http.to_string());
+    let mut child = command.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+    let served = harness::eventually("it serves, or has ended", || match child.try_wait().unwrap() {
+        Some(status) => Some(Err(status)),
+        None => Client::connect(ws, "/echo", &[]).ok().map(Ok),
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(served.is_ok(), "{:?}", served.err());
+}
+
+#[test]
+fn what_is_printed_may_be_read_in_part_but_not_be_lost() {
+    let print = |to: Stdio| {
+        let mut child =
+            program().args(["config", "--defaults"]).stdout(to).stderr(Stdio::null()).spawn().unwrap();
+        child.wait().unwrap().code()
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(print(writer.into()), Some(0));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(print(full.into()), Some(1));
 }
 
 #[test]
