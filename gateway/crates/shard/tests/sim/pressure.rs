@@ -123,17 +123,28 @@ fn what_a_publisher_left_behind_is_placed_after_its_end() {
     let mut world = World::new(weather, 6);
     let far = world.open(1, "/hear/a");
     let speaker = world.open(0, "/say/a");
+    // Others leave first and fill the outbox, so that the speaker's record outlives its connection.
+    let others = world.open_crowd(3, "/echo", |_| 0);
+    world.nodes[0].blocked = true;
+    for number in others {
+        world.clients[number].say_close(1000);
+    }
+    (0..3).for_each(|_| world.run(0));
     (0..5).for_each(|_| world.say(speaker, 100));
+    world.clients[speaker].say_close(1000);
     world.run(0);
     assert_eq!(world.nodes[0].stats.publishes_delayed.value(), 4);
-    world.nodes[0].blocked = true;
-    world.clients[speaker].reset(false);
-    // It is paused, so only a write or the time would tell.
-    world.rest();
+    assert!(world.clients[speaker].tcp.closed().is_some(), "it has ended with its messages waiting");
+    for _ in 0..10 {
+        world.run(1);
+        world.run(0);
+    }
+    world.act(far);
+    world.check_complete(&[far]);
     world.nodes[0].blocked = false;
+    world.take_batches(0);
     world.live(3);
     assert_eq!(world.ending(speaker).unwrap().traffic.messages_in, 5);
-    world.check_complete(&[far]);
 }
 
 #[test]
