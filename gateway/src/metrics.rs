@@ -15,7 +15,7 @@ use std::sync::Arc;
 use backend::{BusState, Publisher};
 use bridge::ending::Turned;
 use bridge::stats::BUDGETS;
-use bridge::{EndReason, Stats, Switchboard};
+use bridge::{EndReason, Pause, Stats, Switchboard};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use shard::limit::Gate;
@@ -94,6 +94,7 @@ const SHARD_GAUGES: &[Sum] = &[
 
 const BUILD_INFO: &str = "gateway_build_info";
 const CONNECTIONS_LIMIT: &str = "gateway_connections_limit";
+const PAUSED_BY_REASON: &str = "gateway_connections_paused_by_reason";
 const PEERS: &str = "gateway_peers";
 const BUS_UP: &str = "gateway_bus_up";
 const MAILBOX_DEPTH: &str = "gateway_shard_mailbox_depth";
@@ -166,6 +167,12 @@ impl Register<'_> {
             EndReason::ALL.iter().map(|reason| reason.label()),
             |stats, place| stats.ended[place].value(),
         );
+        self.describe_gauge(PAUSED_BY_REASON, "Connections not read, by reason; one may have several.");
+        for pause in Pause::ALL {
+            let labels = vec![Label::from_static_parts("reason", pause.label())];
+            let read = move |from: &Sources| sum(from, |stats| stats.paused_by[pause as usize].value());
+            self.gauge(PAUSED_BY_REASON, labels, Box::new(read));
+        }
         for shard in 0..sources.stats.len() {
             self.shard(shard);
         }

@@ -22,5 +22,5 @@ pub use event::{Ending, Event, Outbox, OutboxFull};
 pub use id::{Address, ConnId, Epoch, NodeName};
 pub use mailbox::{Inbox, Mailbox, MailboxFull, Wake};
 pub use message::{Kind, Message};
-pub use stats::Stats;
+pub use stats::{Pause, Stats};
 pub use switchboard::{ShardSet, Switchboard};

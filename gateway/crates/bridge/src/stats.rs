@@ -96,6 +96,35 @@ pub const FANOUT_BOUNDS_TICKS: [u64; 8] = [0, 1, 2, 5, 10, 50, 100, 600];
 
 /// Which budget ended a step of the turn early; the label of the counter.
 pub const BUDGETS: [&str; 5] = ["mail", "carried", "fanout", "timers", "accepts"];
+/// Why a connection is not read for a while, so that TCP carries the pressure back to its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Pause {
+    /// A reply to it waits for its own socket: it asks faster than it listens.
+    Reply,
+    /// A message of it waits for a place in a mailbox.
+    Mailbox,
+    /// So many messages of all publishers wait for places that it may not bring another.
+    Publishers,
+}
+
+impl Pause {
+    /// Every reason, in the order of their numbers; at most eight, which share a byte of the record.
+    pub const ALL: [Self; 3] = [Self::Reply, Self::Mailbox, Self::Publishers];
+
+    /// The label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Reply => "reply",
+            Self::Mailbox => "mailbox",
+            Self::Publishers => "publishers",
+        }
+    }
+}
+
+const _: () = assert!(Pause::ALL.len() <= 8, "a connection keeps its reasons in one byte");
+
 /// Labels of the refusals that are the request's fault; their order is the shard's affair.
 pub const REFUSALS_MAX: usize = 24;
 
@@ -156,6 +185,8 @@ pub struct Stats {
     pub assembly_bytes: Gauge,
     /// Connections that are not read until something has drained.
     pub paused: Gauge,
+    /// The same by [`Pause`]; one connection may have several reasons.
+    pub paused_by: [Gauge; Pause::ALL.len()],
     /// Channels with a subscriber on this shard.
     pub channels: Gauge,
     /// Subscriptions on this shard.
@@ -181,6 +212,7 @@ impl Default for Stats {
                 Self {
                     $($field: Default::default(),)*
                     $($table: std::array::from_fn(|_| Counter::default()),)*
+                    paused_by: Default::default(),
                     fanout_subscribers: Histogram::new(&FANOUT_BOUNDS),
                     fanout_ticks: Histogram::new(&FANOUT_BOUNDS_TICKS),
                     turn_us: Histogram::new(&TURN_BOUNDS_US),
@@ -198,6 +230,13 @@ impl Default for Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_stand_in_the_order_of_their_numbers() {
+        for (number, pause) in Pause::ALL.iter().enumerate() {
+            assert_eq!(*pause as usize, number);
+        }
+    }
 
     #[test]
     fn a_sample_falls_into_the_bucket_of_its_bound_and_none_is_lost() {

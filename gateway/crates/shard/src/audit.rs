@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use bridge::Channel;
+use bridge::{Channel, Pause};
 use store::{Flags, Key, NONE, Phase};
 
 use crate::cold::{Partial, Rare, Then};
@@ -99,7 +99,11 @@ impl<N: Net> Shard<N> {
         let open = self.records(|conn| conn.flags.contains(Flags::OPENED) && conn.phase != Phase::Ended);
         same("opened minus ended", opened - ended, u64::from(open))?;
         same("handshakes", self.handshakes, self.records(|conn| conn.phase == Phase::Handshake))?;
-        same("paused", self.paused, self.records(|conn| conn.flags.contains(Flags::PAUSED)))?;
+        same("paused", self.paused, self.records(|conn| !conn.pauses.is_empty()))?;
+        for why in Pause::ALL {
+            let counted = self.records(|conn| conn.pauses.contains(why as u8));
+            same(why.label(), self.paused_by[why as usize], counted)?;
+        }
         let ended: Vec<Key> =
             self.conns.iter().filter(|(_, conn)| conn.phase == Phase::Ended).map(|(key, _)| key).collect();
         same("endings to report", self.unreported.len(), ended.len())?;
@@ -222,17 +226,22 @@ impl<N: Net> Shard<N> {
             if conn.phase == Phase::Ended {
                 continue;
             }
-            let paused = conn.flags.contains(Flags::PAUSED);
             let rare = self.cold.get(conn.cold);
-            let held = rare.is_some_and(|rare| !rare.queue.is_empty() || rare.unplaced > 0);
-            let is_starved = rare.is_some_and(|rare| rare.starved);
+            let (waits, unplaced, is_starved) = rare.map_or((false, false, false), |rare| {
+                (!rare.queue.is_empty(), rare.unplaced > 0, rare.starved)
+            });
             same("starved", is_starved, starved.contains(&key))?;
-            let is_put_off = is_starved || rare.is_some_and(|rare| rare.unplaced > 0);
+            for (why, will_resume) in
+                [(Pause::Reply, waits), (Pause::Mailbox, unplaced), (Pause::Publishers, is_starved)]
+            {
+                ensure(!conn.pauses.contains(why as u8) || will_resume, || {
+                    format!("{key:?} {:?}: paused ({}), and nothing will resume it", conn.phase, why.label())
+                })?;
+            }
+            let paused = !conn.pauses.is_empty();
+            let is_put_off = is_starved || unplaced;
             ensure(paused || !is_put_off || matches!(conn.phase, Phase::Closing | Phase::Lingering), || {
                 format!("{key:?} {:?}: read though its publishes wait", conn.phase)
-            })?;
-            ensure(!paused || held || is_starved, || {
-                format!("{key:?} {:?}: paused, and nothing will resume it", conn.phase)
             })?;
             ensure(paused || flagged || !conn.flags.contains(Flags::UNREAD), || {
                 format!("{key:?} {:?}: stopped reading early, and nobody goes on", conn.phase)

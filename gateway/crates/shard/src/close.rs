@@ -6,7 +6,7 @@ use std::io::IoSlice;
 
 use bridge::event::Ending;
 use bridge::message::Bytes;
-use bridge::{Channel, EndReason, Event};
+use bridge::{Channel, EndReason, Event, Pause};
 use store::{Flags, Key, Left, NONE, Phase, QueueLimit};
 use wire::ws::close::code;
 use wire::ws::frame::push_close;
@@ -96,9 +96,12 @@ impl<N: Net> Shard<N> {
     /// Whoever is on the way out is read again: the answer to the close frame is among what was not read.
     fn unpause(&mut self, key: Key) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        if conn.flags.contains(Flags::PAUSED) {
-            conn.flags.remove(Flags::PAUSED);
+        let pauses = std::mem::take(&mut conn.pauses);
+        if !pauses.is_empty() {
             self.paused -= 1;
+            for why in Pause::ALL {
+                self.paused_by[why as usize] -= u32::from(pauses.contains(why as u8));
+            }
             if conn.flags.contains(Flags::UNREAD) {
                 self.carry(key);
             }

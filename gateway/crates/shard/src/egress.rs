@@ -6,8 +6,8 @@
 
 use std::io::IoSlice;
 
-use bridge::EndReason;
 use bridge::message::Bytes;
+use bridge::{EndReason, Pause};
 use store::{Flags, FrameIndex, Full, Key, NONE, Phase};
 
 use crate::net::{Hangup, Net, Wrote};
@@ -89,7 +89,7 @@ impl<N: Net> Shard<N> {
         let queued = self.queue(key, frame, written);
         self.backlog.release(frame);
         match queued {
-            Ok(()) => self.pause(key),
+            Ok(()) => self.pause(key, Pause::Reply),
             Err(_) => self.overflowed(key, written),
         }
     }
@@ -178,7 +178,7 @@ impl<N: Net> Shard<N> {
     /// Nothing waits for the socket any more.
     fn drained(&mut self, key: Key) {
         self.said(key);
-        self.resume(key);
+        self.resume(key, Pause::Reply);
         self.settle(key);
     }
 }

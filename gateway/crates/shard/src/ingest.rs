@@ -4,8 +4,8 @@
 //! later, unless the peer has hung up, for then none ever does (data and FIN arrive as one edge). Whoever is not read
 //! to that point is either on the carry-over list or paused, with a note that something is left.
 
-use bridge::EndReason;
 use bridge::ending::Turned;
+use bridge::{EndReason, Pause};
 use store::{Flags, Key, NONE, Phase};
 
 use crate::net::{Hangup, Net, Read};
@@ -54,7 +54,7 @@ impl<N: Net> Shard<N> {
     /// One read and all that follows from it.
     pub(crate) fn read_once(&mut self, key: Key) -> Reading {
         let Some(conn) = self.conns.get_mut(key) else { return Reading::Over };
-        if conn.flags.contains(Flags::PAUSED) {
+        if !conn.pauses.is_empty() {
             conn.flags.insert(Flags::UNREAD);
             return Reading::Over;
         }
@@ -95,7 +95,7 @@ impl<N: Net> Shard<N> {
         self.received(key, &mut scratch[..bytes]);
         self.scratch = scratch;
         match self.conns.get(key) {
-            Some(conn) if conn.socket.is_none() || conn.flags.contains(Flags::PAUSED) => Reading::Over,
+            Some(conn) if conn.socket.is_none() || !conn.pauses.is_empty() => Reading::Over,
             Some(_) if more => Reading::More,
             Some(_) => Reading::Some,
             None => Reading::Over,
@@ -134,23 +134,22 @@ impl<N: Net> Shard<N> {
     }
 
     /// Stops reading a connection, so that TCP carries the pressure back to its sender.
-    pub(crate) fn pause(&mut self, key: Key) {
+    pub(crate) fn pause(&mut self, key: Key, why: Pause) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        if !conn.flags.contains(Flags::PAUSED) {
-            conn.flags.insert(Flags::PAUSED);
-            self.paused += 1;
-        }
+        self.paused += u32::from(conn.pauses.is_empty());
+        self.paused_by[why as usize] += u32::from(conn.pauses.insert(why as u8));
     }
 
-    /// Reads a connection again, if nothing else keeps it from being read.
-    pub(crate) fn resume(&mut self, key: Key) {
-        let held =
-            self.rare(key).is_some_and(|rare| !rare.queue.is_empty() || rare.unplaced > 0 || rare.starved);
+    /// One reason not to read a connection is gone. It is read again, in its turn, when that was the last one.
+    pub(crate) fn resume(&mut self, key: Key, why: Pause) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        if held || !conn.flags.contains(Flags::PAUSED) {
+        if !conn.pauses.remove(why as u8) {
             return;
         }
-        conn.flags.remove(Flags::PAUSED);
+        self.paused_by[why as usize] -= 1;
+        if !conn.pauses.is_empty() {
+            return;
+        }
         self.paused -= 1;
         let (awaits_pong, is_unread) = (conn.phase == Phase::PongWait, conn.flags.contains(Flags::UNREAD));
         if awaits_pong {

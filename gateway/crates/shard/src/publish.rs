@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use bridge::message::Kind;
-use bridge::{Address, Channel, Message};
+use bridge::{Address, Channel, Message, Pause};
 use store::{Flags, Key, Phase};
 
 use crate::net::Net;
@@ -84,7 +84,7 @@ impl<N: Net> Shard<N> {
         if let Some(rare) = self.rare_mut(key) {
             rare.unplaced += 1;
         }
-        self.pause(key);
+        self.pause(key, Pause::Mailbox);
     }
 
     /// Whether a publisher has to be paused before it is read, because too much waits already.
@@ -98,7 +98,7 @@ impl<N: Net> Shard<N> {
             return false;
         }
         conn.flags.insert(Flags::UNREAD);
-        self.pause(key);
+        self.pause(key, Pause::Publishers);
         if let Some(rare) = self.rare_mut(key)
             && !std::mem::replace(&mut rare.starved, true)
         {
@@ -121,8 +121,10 @@ impl<N: Net> Shard<N> {
             self.unplaced.waiting.pop_front();
             if let Some(rare) = self.rare_mut(key) {
                 rare.unplaced -= 1;
+                if rare.unplaced == 0 {
+                    self.resume(key, Pause::Mailbox);
+                }
             }
-            self.resume(key);
             self.settle(key);
         }
         if !self.unplaced.is_full() {
@@ -130,7 +132,7 @@ impl<N: Net> Shard<N> {
                 if let Some(rare) = self.conns.get(key).and_then(|conn| self.cold.get_mut(conn.cold)) {
                     rare.starved = false;
                 }
-                self.resume(key);
+                self.resume(key, Pause::Publishers);
                 self.settle(key);
             }
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bridge::id::{Epoch, NodeName};
 use bridge::message::Bytes;
-use bridge::{Address, Inbox, Outbox, Stats, Switchboard};
+use bridge::{Address, Inbox, Outbox, Pause, Stats, Switchboard};
 use store::{Backlog, Channels, Cold, Conns, Key, Wheel};
 
 use crate::close::Unreported;
@@ -140,6 +140,8 @@ pub struct Shard<N: Net> {
     pub(crate) outbox_blocked: bool,
     pub(crate) handshakes: u32,
     pub(crate) paused: u32,
+    /// The same by reason.
+    pub(crate) paused_by: [u32; Pause::ALL.len()],
     /// Memory held for what has arrived in part.
     pub(crate) partial_bytes: u64,
 
@@ -188,6 +190,7 @@ impl<N: Net> Shard<N> {
             outbox_blocked: false,
             handshakes: 0,
             paused: 0,
+            paused_by: [0; Pause::ALL.len()],
             partial_bytes: 0,
             scratch: vec![0; SCRATCH_BYTES],
             out: Vec::with_capacity(SCRATCH_BYTES),
@@ -247,6 +250,9 @@ impl<N: Net> Shard<N> {
         stats.cold.set(u64::from(self.cold.len()));
         stats.assembly_bytes.set(self.partial_bytes);
         stats.paused.set(u64::from(self.paused));
+        for (gauge, count) in stats.paused_by.iter().zip(self.paused_by) {
+            gauge.set(u64::from(count));
+        }
         stats.channels.set(u64::from(self.channels.len()));
         stats.subscriptions.set(u64::from(self.channels.subscriptions()));
         stats.mailbox_depth.set(self.inbox.depth() as u64);

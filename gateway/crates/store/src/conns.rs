@@ -116,8 +116,6 @@ impl Flags {
     pub const CARRIED: Flags = Flags(1);
     /// Has frames to flush in this turn.
     pub const DIRTY: Flags = Flags(1 << 1);
-    /// Not read, so that the sender feels the pressure.
-    pub const PAUSED: Flags = Flags(1 << 2);
     /// Reading stopped before `WouldBlock`: no edge will come for what is left.
     pub const UNREAD: Flags = Flags(1 << 3);
     /// The last write met `WouldBlock`: an edge will come.
@@ -145,6 +143,36 @@ impl Flags {
     /// Whether nothing is noted.
     pub fn is_empty(self) -> bool {
         self == Flags::EMPTY
+    }
+}
+
+/// Why a connection is not read: a set of reasons, by the numbers the shard gives them. While one is left it is paused.
+#[derive(Copy, Clone, Eq, PartialEq, Default, Debug)]
+pub struct Pauses(u8);
+
+impl Pauses {
+    /// Whether it is read.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether this is one of the reasons, of which there are at most eight.
+    pub fn contains(self, reason: u8) -> bool {
+        self.0 & 1 << reason != 0
+    }
+
+    /// Adds a reason; says whether it is new.
+    pub fn insert(&mut self, reason: u8) -> bool {
+        let is_new = !self.contains(reason);
+        self.0 |= 1 << reason;
+        is_new
+    }
+
+    /// Takes a reason away; says whether it was one.
+    pub fn remove(&mut self, reason: u8) -> bool {
+        let was_one = self.contains(reason);
+        self.0 &= !(1 << reason);
+        was_one
     }
 }
 
@@ -193,8 +221,8 @@ pub struct Conn<S, A> {
     pub transport: Transport,
     /// Notes between the steps of a turn.
     pub flags: Flags,
-    /// The last free byte.
-    pub spare: u8,
+    /// Why it is not read, so that its sender feels the pressure.
+    pub pauses: Pauses,
     generation: NonZeroU32,
 }
 
@@ -251,7 +279,7 @@ impl<S, A> Conns<S, A> {
             phase: Phase::Handshake,
             transport: Transport::WebSocket,
             flags: Flags::EMPTY,
-            spare: 0,
+            pauses: Pauses::default(),
             generation,
         }) as u32;
         self.end = self.end.max(index + 1);

@@ -29,6 +29,6 @@ pub mod wheel;
 pub use backlog::{Backlog, FrameIndex, Full, Queue, QueueLimit};
 pub use channels::{ChannelIndex, Channels, Joined, Left, Refused};
 pub use cold::Cold;
-pub use conns::{Conn, Conns, Flags, Key, NONE, Phase, Transport};
+pub use conns::{Conn, Conns, Flags, Key, NONE, Pauses, Phase, Transport};
 pub use tally::Tally;
 pub use wheel::{Links, Wheel, WheelLink};

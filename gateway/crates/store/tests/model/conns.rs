@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use fastrand::Rng;
-use store::{Conns, Flags, Key, NONE, Phase, Tally};
+use store::{Conns, Flags, Key, NONE, Pauses, Phase, Tally};
 
 use crate::seed::{pick, rng};
 
@@ -204,11 +204,20 @@ fn a_table_without_room_gives_everything_back() {
 #[test]
 fn flags_are_noted_and_forgotten_one_by_one() {
     let mut flags = Flags::default();
-    flags.insert(Flags::CARRIED | Flags::PAUSED);
-    assert!(flags.contains(Flags::CARRIED) && flags.contains(Flags::CARRIED | Flags::PAUSED));
+    flags.insert(Flags::CARRIED | Flags::HUNG_UP);
+    assert!(flags.contains(Flags::CARRIED) && flags.contains(Flags::CARRIED | Flags::HUNG_UP));
     assert!(!flags.contains(Flags::CARRIED | Flags::UNREAD));
     flags.remove(Flags::CARRIED);
-    assert_eq!(flags, Flags::PAUSED);
+    assert_eq!(flags, Flags::HUNG_UP);
+}
+
+#[test]
+fn a_pause_lasts_until_its_last_reason_is_gone() {
+    let mut pauses = Pauses::default();
+    assert!(pauses.insert(0) && pauses.insert(7) && !pauses.insert(7));
+    assert!(pauses.contains(7) && !pauses.contains(1));
+    assert!(pauses.remove(0) && !pauses.remove(0) && !pauses.is_empty());
+    assert!(pauses.remove(7) && pauses.is_empty());
 }
 
 #[test]
