@@ -30,8 +30,8 @@ pub use names::{
 };
 pub use routes::{Inbound, ROUTE_LIST_MAX, ROUTES_MAX, Route};
 pub use sections::{
-    Admin, Api, Backlog, Drain, Health, Heartbeat, Http, Limits, Listen, Log, LogFormat, Mailbox, Node,
-    SHARDS_MAX, Settings, Shards, Timeouts, WebSocket,
+    Admin, Api, Backlog, Drain, Health, Heartbeat, Http, Inspection, Limits, Listen, Log, LogFormat, Mailbox,
+    Node, SHARDS_MAX, Settings, Shards, Timeouts, WebSocket,
 };
 pub use template::{
     CHANNEL_TOKENS_MAX, ChannelTemplate, PATH_SEGMENTS_MAX, PATH_VARIABLES_MAX, Part, PathPattern, Segment,

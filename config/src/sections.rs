@@ -44,6 +44,8 @@ settings! {
         api: Api,
         /// The admin role.
         admin: Admin,
+        /// What is kept for whoever asks later.
+        inspection: Inspection,
         /// What is logged, and how.
         log: Log,
         /// Ending gracefully.
@@ -184,6 +186,13 @@ section! {
     address: Option<SocketAddr> = None, Optional(Address);
     /// A file with the token. `None`: no token is asked for, which only loopback allows.
     token_file: Option<PathBuf> = None, Optional(FilePath);
+}
+
+section! {
+    /// `[inspection]`
+    Inspection ["inspection"]
+    /// Endings of connections that are kept in memory, the newest. 0: none.
+    endings: u32 = 10_000, Number { min: 0, max: 1_000_000 };
 }
 
 /// How log lines look.

@@ -27,6 +27,7 @@ use crate::admin::{self, Admin, Role, RoleSet, RouteInfo};
 use crate::endings::EndingsLog;
 use crate::metrics::{Descriptors, Metrics, Sources};
 use crate::node::{self, Plan};
+use crate::recent::Recent;
 use crate::shards::{Bench, Blueprint, Running, THREAD_PREFIX};
 use crate::signals::Signals;
 use crate::{logging, rules};
@@ -99,12 +100,14 @@ fn start(settings: &Settings) -> Result<Node, String> {
         batches: batch_sender,
     });
 
+    let recent = Arc::new(Recent::new(settings.inspection.endings as usize));
     let publisher = Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded));
     let metrics = Metrics::new(Sources {
         stats: stats.clone(),
         switchboard: Arc::clone(&switchboard),
         gate: Arc::clone(&gate),
         publisher: publisher.clone(),
+        recent: Arc::clone(&recent),
         refusal_labels: Vec::leak(shard::refusal_labels()),
         descriptors: if settings.shards.own_descriptors {
             Descriptors::PerThread { prefix: THREAD_PREFIX }
@@ -112,11 +115,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
             Descriptors::Shared
         },
     });
-    let routes: Vec<RouteInfo> = settings
-        .routes
-        .iter()
-        .map(|route| RouteInfo { name: route.name.to_string(), path: route.path.to_string() })
-        .collect();
+    let routes = routes(settings);
     let route_names = routes.iter().map(|route| route.name.clone()).collect();
     let admin = Arc::new(Admin {
         node: name.clone(),
@@ -127,6 +126,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         stats,
         routes,
         tokens,
+        recent: Arc::clone(&recent),
         request_bytes_max: settings.http.request_bytes.as_usize(),
         draining: Arc::new(AtomicBool::new(false)),
         clock: Box::new(move || clock.ms()),
@@ -134,8 +134,15 @@ fn start(settings: &Settings) -> Result<Node, String> {
         metrics,
         drain: Arc::new(Notify::new()),
     });
-    let endings = EndingsLog::new(name, epoch, route_names, clock, settings.log.endings_per_second);
+    let endings = EndingsLog::new(name, epoch, route_names, clock, settings.log.endings_per_second, recent);
     Ok(Node { runtime, running, admin, http, batches, endings, signals })
+}
+
+/// The routes by number, as they are shown.
+fn routes(settings: &Settings) -> Vec<RouteInfo> {
+    let shown =
+        |route: &config::Route| RouteInfo { name: route.name.to_string(), path: route.path.to_string() };
+    settings.routes.iter().map(shown).collect()
 }
 
 /// The runtime of the HTTP side and the pump, and the descriptors it is made of.

@@ -1,9 +1,15 @@
 //! One structured log line per ended connection, at most so many in a second: an outage ends everybody at once, and
-//! the log must not be the next outage. What is not written is counted, and the count is.
+//! the log must not be the next outage. What is not written is counted, and the count is. The ring of recent endings gets
+//! every one.
+
+use std::sync::Arc;
 
 use bridge::event::Ending;
 use bridge::{ConnId, Epoch, Event, NodeName};
 use net::Clock;
+
+use crate::admin::unix_ms;
+use crate::recent::Recent;
 
 /// Writes the lines.
 pub(crate) struct EndingsLog {
@@ -15,23 +21,30 @@ pub(crate) struct EndingsLog {
     second: u64,
     written: u32,
     left_out: u64,
+    recent: Arc<Recent>,
 }
 
 impl EndingsLog {
     /// A log for the connections of this node; `routes` by number.
-    pub(crate) const fn new(
+    pub(crate) fn new(
         node: NodeName,
         epoch: Epoch,
         routes: Vec<String>,
         clock: Clock,
         per_second: u32,
+        recent: Arc<Recent>,
     ) -> Self {
-        Self { node, epoch, routes, clock, per_second, second: 0, written: 0, left_out: 0 }
+        Self { node, epoch, routes, clock, per_second, second: 0, written: 0, left_out: 0, recent }
     }
 
     /// Takes one event of a shard.
     pub(crate) fn observe(&mut self, event: Event) {
         let Event::Ended(ending) = event;
+        self.log(&ending);
+        self.recent.keep(unix_ms(), ending);
+    }
+
+    fn log(&mut self, ending: &Ending) {
         if self.per_second == 0 {
             return;
         }
@@ -44,10 +57,11 @@ impl EndingsLog {
         }
         if self.written >= self.per_second {
             self.left_out += 1;
+            self.recent.leave_out();
             return;
         }
         self.written += 1;
-        self.write(&ending);
+        self.write(ending);
     }
 
     fn write(&self, ending: &Ending) {

@@ -8,6 +8,7 @@ mod endings;
 mod logging;
 mod metrics;
 mod node;
+mod recent;
 mod rules;
 mod shards;
 mod signals;

@@ -20,6 +20,7 @@ use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use shard::limit::Gate;
 
+use crate::recent::Recent;
 pub(crate) use process::Descriptors;
 
 /// Where the figures come from.
@@ -30,6 +31,8 @@ pub(crate) struct Sources {
     pub(crate) switchboard: Arc<Switchboard>,
     /// For the bound of connections and the peers.
     pub(crate) gate: Arc<Gate>,
+    /// For the endings that the log left out.
+    pub(crate) recent: Arc<Recent>,
     /// For the state of the bus.
     pub(crate) publisher: Publisher,
     /// Labels of [`Stats::refused`], by number; counters beyond them are not shown.
@@ -95,6 +98,7 @@ const SHARD_GAUGES: &[Sum] = &[
 const BUILD_INFO: &str = "gateway_build_info";
 const CONNECTIONS_LIMIT: &str = "gateway_connections_limit";
 const PAUSED_BY_REASON: &str = "gateway_connections_paused_by_reason";
+const LEFT_OUT: &str = "gateway_log_endings_left_out_total";
 const PEERS: &str = "gateway_peers";
 const BUS_UP: &str = "gateway_bus_up";
 const MAILBOX_DEPTH: &str = "gateway_shard_mailbox_depth";
@@ -225,6 +229,11 @@ impl Register<'_> {
         self.gauge(CONNECTIONS_LIMIT, Vec::<Label>::new(), Box::new(limit));
         self.describe_gauge(PEERS, "Peers (IPv4 addresses, IPv6 /64s) with a connection.");
         self.gauge(PEERS, Vec::<Label>::new(), Box::new(|from| from.gate.peers().len() as u64));
+        self.describe_counter(
+            LEFT_OUT,
+            "Endings without a log line, because there were too many in a second.",
+        );
+        self.counter(LEFT_OUT, Vec::new(), Box::new(|from| from.recent.left_out()));
         self.describe_gauge(BUILD_INFO, "Always 1; the version is the label.");
         let version = Label::from_static_parts("version", env!("CARGO_PKG_VERSION"));
         self.gauge(BUILD_INFO, vec![version], Box::new(|_| 1));

@@ -27,7 +27,7 @@ const PAGE_DEADLINE: Duration = Duration::from_secs(5);
 /// Most bytes of a close reason (RFC 6455, section 5.5: 125 less the code).
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 /// One tick of a shard, in milliseconds.
-const TICK_MS: u64 = 100;
+pub(super) const TICK_MS: u64 = 100;
 
 /// `POST /v1/connections/{id}/messages`: the body is the payload. 202 says that the connection was there, not that
 /// it has read the message.

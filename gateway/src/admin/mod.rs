@@ -7,6 +7,7 @@ pub(crate) mod auth;
 mod call;
 mod connections;
 mod dispatch;
+mod endings;
 mod guard;
 mod health;
 mod node;
@@ -28,6 +29,8 @@ use bridge::{Epoch, NodeName, Stats, Switchboard};
 use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
+use crate::recent::Recent;
+pub(crate) use endings::unix_ms;
 pub(crate) use server::{CONNECTIONS_MAX, serve};
 
 /// What one listener answers. One listener may have several roles.
@@ -110,6 +113,8 @@ pub(crate) struct Admin {
     pub(crate) routes: Vec<RouteInfo>,
     /// Who may call the api and admin roles.
     pub(crate) tokens: auth::Tokens,
+    /// The endings of late.
+    pub(crate) recent: Arc<Recent>,
     /// Largest request body, in bytes.
     pub(crate) request_bytes_max: usize,
     /// Set by whoever drains the node, never cleared.

@@ -142,6 +142,7 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
         stats: stats.clone(),
         routes: vec![RouteInfo { name: "rooms".to_owned(), path: "/rooms/{room}".to_owned() }],
         tokens,
+        recent: Arc::new(Recent::new(100)),
         request_bytes_max: 100,
         draining: Arc::default(),
         clock: Box::new(|| 1000),
@@ -154,6 +155,7 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
             stats,
             switchboard,
             publisher,
+            recent: Arc::new(Recent::new(1)),
             refusal_labels: &["origin"],
             descriptors: Descriptors::Shared,
         }),
@@ -373,6 +375,54 @@ async fn pages_show_every_connection_once_whatever_their_size() {
     }
     for query in ["page_size=0", "page_size=1001", "page_token=x", "page=1"] {
         assert_eq!(refusal(&endpoint, &format!("GET /v1/connections?{query}"), "").await.0, 400, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn endings_are_found_by_whose_they_were_and_why() {
+    use bridge::{EndReason, Ending};
+    let admin = node(Tokens::none());
+    for slot in 0..10 {
+        let peer = if slot < 3 { "2001:db8::" } else { "192.0.2.7" };
+        let ending = Ending {
+            address: Address { shard: 1, slot, generation: 1 },
+            peer: peer.parse().unwrap(),
+            route: 0,
+            reason: if slot % 2 == 0 { EndReason::ClientClose } else { EndReason::SlowConsumer },
+            age_ticks: 5,
+            traffic: Traffic { messages_in: 1, messages_out: 2, bytes_in: 3, bytes_out: 4 },
+            sent_code: (slot % 2 == 1).then_some(1013),
+            received_code: None,
+        };
+        admin.recent.keep(u64::from(slot) * 1000, ending);
+    }
+    let endpoint = endpoint(admin);
+    let (status, body) = ask(&endpoint, "GET /v1/endings?limit=1", "").await;
+    let newest = &body["endings"][0];
+    assert_eq!((status, &newest["id"], &newest["ended_ms"]), (200, &id(1, 9).into(), &9000.into()));
+    assert_eq!((&newest["reason"], &newest["sent_code"]), (&"slow_consumer".into(), &1013.into()));
+    assert_eq!((&newest["route"], &newest["user"]), (&"rooms".into(), &Value::Null));
+    assert_eq!((&body["more"], &body["oldest_ms"]), (&true.into(), &0.into()));
+    for (query, count) in [
+        ("", 10),
+        ("reason=client_close", 5),
+        ("peer=2001:db8::77", 3),
+        ("peer=192.0.0.0/16&reason=slow_consumer", 4),
+        ("route=rooms&since=8000", 2),
+        ("since=1h", 0),
+        ("user=alice", 0),
+    ] {
+        let (status, body) = ask(&endpoint, &format!("GET /v1/endings?{query}"), "").await;
+        assert_eq!((status, body["endings"].as_array().unwrap().len()), (200, count), "{query}");
+    }
+    for query in
+        ["reason=bored", "route=none", "peer=localhost", "since=soon", "limit=0", "limit=1001", "by=me"]
+    {
+        assert_eq!(
+            refusal(&endpoint, &format!("GET /v1/endings?{query}"), "").await.1,
+            "bad_request",
+            "{query}"
+        );
     }
 }
 

@@ -60,6 +60,7 @@ fn metrics() -> Metrics {
         stats,
         publisher: Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded)),
         switchboard,
+        recent: Arc::new(Recent::new(1)),
         refusal_labels: &["origin", "not_found"],
         descriptors: Descriptors::Shared,
     })
