@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::proxy::BadProxy;
 use crate::ws::code;
 
 /// A breach of RFC 6455 or of a limit on an open connection. The connection fails with [`Violation::code`].
@@ -151,6 +152,8 @@ pub enum Refusal {
     Body,
     /// 404: no route has this path.
     NotFound,
+    /// 400: no valid PROXY header where one is due, or one where none is believed.
+    Proxy,
     /// 403: the route does not allow this `Origin`.
     Origin,
     /// 408: the head did not arrive in time.
@@ -174,7 +177,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal (without delays), so that metrics can be registered before the first one happens.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::BadHead,
         Self::HeadTooLarge,
         Self::TooManyHeaders,
@@ -186,6 +189,7 @@ impl Refusal {
         Self::Key,
         Self::Body,
         Self::NotFound,
+        Self::Proxy,
         Self::Origin,
         Self::Timeout,
         Self::Busy { retry_after_s: 0 },
@@ -197,7 +201,7 @@ impl Refusal {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::BadHead | Self::Host | Self::Key | Self::Body => 400,
+            Self::BadHead | Self::Host | Self::Key | Self::Body | Self::Proxy => 400,
             Self::Origin => 403,
             Self::NotFound => 404,
             Self::Method => 405,
@@ -225,6 +229,7 @@ impl Refusal {
             Self::Key => "key",
             Self::Body => "body",
             Self::NotFound => "not_found",
+            Self::Proxy => "proxy_protocol",
             Self::Origin => "origin",
             Self::Timeout => "timeout",
             Self::Busy { .. } => "busy",
@@ -250,6 +255,9 @@ impl Refusal {
             Self::Key => "Send exactly one Sec-WebSocket-Key with the base64 of 16 random bytes.",
             Self::Body => "Send the upgrade request without a body.",
             Self::NotFound => "Check the path: no route has it.",
+            Self::Proxy => {
+                "Send a PROXY header exactly if you are a proxy: see proxy_protocol and trust in the configuration."
+            }
             Self::Origin => "Add this page's origin to the route's list of allowed origins.",
             Self::Timeout => "Send the whole request head at once.",
             Self::Busy { .. } => "Try again later: this node has no room for more connections.",
@@ -267,6 +275,12 @@ impl Refusal {
             | Self::ShuttingDown { retry_after_s } => Some(retry_after_s),
             _ => None,
         }
+    }
+}
+
+impl From<BadProxy> for Refusal {
+    fn from(_: BadProxy) -> Self {
+        Self::Proxy
     }
 }
 

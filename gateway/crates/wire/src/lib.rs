@@ -1,5 +1,5 @@
 //! Protocols as functions over bytes: WebSocket frames, message assembly, the opening handshake, HTTP/1.1
-//! request heads.
+//! request heads, the PROXY protocol.
 //!
 //! Owns what the bytes mean. Refuses to know where they come from: no sockets, no clocks, no threads, no I/O,
 //! so every rule here can be tested, fuzzed and replayed alone. Nothing in here panics on bytes from outside,
@@ -8,15 +8,18 @@
 //!
 //! In the order in which a connection meets them:
 //!
-//! 1. [`http::Head::parse`] cuts the request head out of the first bytes,
-//! 2. [`ws::handshake::Request::check`] says whether it is a WebSocket upgrade, else gives a
+//! 1. [`proxy::ProxyHeader::parse`] says whom it comes from, when a proxy is in front that tells,
+//! 2. [`http::Head::parse`] cuts the request head out of the first bytes, and [`http::ForwardedBy`] finds in it whom it
+//!    comes from, when a proxy in front writes that there,
+//! 3. [`ws::handshake::Request::check`] says whether it is a WebSocket upgrade, else gives a
 //!    [`error::Refusal`],
-//! 3. [`ws::handshake::push_accept`] or [`http::push_refusal`] writes the answer,
-//! 4. [`ws::Assembly::next`] turns what follows into messages, pings, pongs and the close, else a
+//! 4. [`ws::handshake::push_accept`] or [`http::push_refusal`] writes the answer,
+//! 5. [`ws::Assembly::next`] turns what follows into messages, pings, pongs and the close, else a
 //!    [`error::Violation`],
-//! 5. [`ws::push_frame`] and [`ws::push_close`] write frames back.
+//! 6. [`ws::push_frame`] and [`ws::push_close`] write frames back.
 #![forbid(unsafe_code)]
 
 pub mod error;
 pub mod http;
+pub mod proxy;
 pub mod ws;
