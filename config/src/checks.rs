@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::forms::{AutoOr, quoted};
 use crate::reader::Reader;
 use crate::routes::Inbound;
-use crate::sections::Settings;
+use crate::sections::{PeerHeader, Settings};
 
 /// Notes every contradiction between keys.
 pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
@@ -16,6 +16,7 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     a_route_stays_within_its_subscriptions(settings, reader);
     what_commands_is_guarded(settings, reader);
     listeners_do_not_collide(settings, reader);
+    trust_has_an_object(settings, reader);
 }
 
 fn connections_reach_every_shard(settings: &Settings, reader: &mut Reader<'_>) {
@@ -92,6 +93,32 @@ fn what_commands_is_guarded(settings: &Settings, reader: &mut Reader<'_>) {
                 ),
             );
         }
+    }
+}
+
+/// A word that nobody is believed, or a believed network that has no way to say anything, would change nothing and look
+/// as if it did.
+fn trust_has_an_object(settings: &Settings, reader: &mut Reader<'_>) {
+    let (by_protocol, header) = (settings.listen.proxy_protocol, settings.trust.header);
+    if !settings.trust.networks.is_empty() {
+        if !by_protocol && header == PeerHeader::None {
+            reader.contradiction(
+                &["trust.networks", "trust.header", "listen.proxy_protocol"],
+                "trust.networks",
+                "networks that tell the peer in no way".to_owned(),
+                "[], or a trust.header other than \"none\", or listen.proxy_protocol = \"on\"".to_owned(),
+            );
+        }
+        return;
+    }
+    let of_nobody = [("listen.proxy_protocol", by_protocol), ("trust.header", header != PeerHeader::None)];
+    for (key, _) in of_nobody.into_iter().filter(|(_, asks)| *asks) {
+        reader.contradiction(
+            &[key, "trust.networks"],
+            "trust.networks",
+            "[]".to_owned(),
+            format!("the networks of the proxies, such as [\"10.0.0.0/8\"], because {key} is set"),
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::units::{Bytes, parse_bytes, parse_duration, print_duration};
@@ -277,6 +278,32 @@ impl<T, F: Form<T>> Form<Option<T>> for Optional<F> {
 
     fn write(&self, value: &Option<T>) -> Option<String> {
         value.as_ref().and_then(|value| self.0.write(value))
+    }
+}
+
+/// A list of values of one form, at most `max`.
+pub(crate) struct List<F> {
+    pub(crate) each: F,
+    pub(crate) max: usize,
+}
+
+impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
+    fn expected(&self) -> String {
+        format!("a list in brackets, at most {} values, each {}", self.max, self.each.expected())
+    }
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Vec<T>, String> {
+        let list = value.as_array().filter(|list| list.len() <= self.max).ok_or_else(|| self.expected())?;
+        let wrong = |number: usize, expected| format!("value {} of the list to be {expected}", number + 1);
+        let read = |(number, value): (usize, &Spanned<DeValue<'_>>)| {
+            self.each.read(value.get_ref()).map_err(|expected| wrong(number, expected))
+        };
+        list.iter().enumerate().map(read).collect()
+    }
+
+    fn write(&self, value: &Vec<T>) -> Option<String> {
+        let values: Vec<String> = value.iter().filter_map(|value| self.each.write(value)).collect();
+        Some(format!("[{}]", values.join(", ")))
     }
 }
 

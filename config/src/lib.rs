@@ -10,6 +10,7 @@ mod checks;
 mod forms;
 mod mistake;
 mod names;
+mod networks;
 mod reader;
 mod routes;
 mod schema;
@@ -28,10 +29,11 @@ pub use names::{
     LogFilter, NODE_NAME_BYTES_MAX, NodeName, ORIGIN_BYTES_MAX, Origin, Origins, ROUTE_NAME_BYTES_MAX,
     RouteName, SUBPROTOCOL_BYTES_MAX, Subprotocol,
 };
+pub use networks::{NETWORKS_MAX, Network};
 pub use routes::{Inbound, ROUTE_LIST_MAX, ROUTES_MAX, Route};
 pub use sections::{
     Admin, Api, Backlog, Drain, Health, Heartbeat, Http, Inspection, Limits, Listen, Log, LogFormat, Mailbox,
-    Node, SHARDS_MAX, Settings, Shards, Timeouts, WebSocket,
+    Node, PeerHeader, SHARDS_MAX, Settings, Shards, Timeouts, Trust, WebSocket,
 };
 pub use template::{
     CHANNEL_TOKENS_MAX, ChannelTemplate, PATH_SEGMENTS_MAX, PATH_VARIABLES_MAX, Part, PathPattern, Segment,

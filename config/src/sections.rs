@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::forms::{
-    Address, AutoOr, Count, FilePath, Flag, Number, OneOf, Optional, OrAuto, Size, Time, Word,
+    Address, AutoOr, Count, FilePath, Flag, List, Number, OneOf, Optional, OrAuto, Pattern, Size, Time, Word,
 };
 use crate::names::{LogFilter, NodeName};
+use crate::networks::{self, NETWORKS_MAX, Network};
 use crate::reader::Reader;
 use crate::routes;
 use crate::schema::{section, settings};
@@ -22,6 +23,8 @@ settings! {
         node: Node,
         /// Where WebSocket clients connect.
         listen: Listen,
+        /// Whose word is taken for who the peer is.
+        trust: Trust,
         /// How many shards there are, and how they hold descriptors.
         shards: Shards,
         /// Bounds of the node and of one connection.
@@ -68,7 +71,39 @@ section! {
     address: SocketAddr = loopback(8080), Address;
     /// Connections the kernel holds for each shard until it accepts them. The kernel cuts it to `somaxconn`.
     backlog: NonZeroU32 = count(4096), Count { min: 1, max: 1_000_000 };
+    /// Whether connections from [`Trust::networks`] begin with a PROXY header (version 1 or 2), and no others.
+    proxy_protocol: bool = false, SWITCH;
 }
+
+const SWITCH: OneOf<bool> = OneOf(&[("off", false), ("on", true)]);
+
+/// Which header field a trusted proxy tells the peer in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerHeader {
+    /// None.
+    None,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+}
+
+const PEER_HEADERS: OneOf<PeerHeader> = OneOf(&[
+    ("none", PeerHeader::None),
+    ("forwarded", PeerHeader::Forwarded),
+    ("x-forwarded-for", PeerHeader::XForwardedFor),
+]);
+
+section! {
+    /// `[trust]`
+    Trust ["trust"]
+    /// Proxies that are believed when they say whom a connection comes from. Empty: nobody is.
+    networks: Vec<Network> = Vec::new(), List { each: NETWORK, max: NETWORKS_MAX };
+    /// The header field they say it in.
+    header: PeerHeader = PeerHeader::None, PEER_HEADERS;
+}
+
+const NETWORK: Pattern<Network> = Pattern { expected: networks::EXPECTED, parse: Network::parse };
 
 /// Most shards in a node. Who must tell a message's shards from the others keeps one bit for each of so many.
 pub const SHARDS_MAX: u32 = 128;

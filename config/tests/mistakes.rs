@@ -234,7 +234,38 @@ fn keys_that_contradict_each_other_are_found() {
             "\"0.0.0.0:8081\"",
             "another port than http.address",
         ),
+        (
+            "[listen]\nproxy_protocol = 'on'",
+            "trust.networks",
+            2,
+            "[]",
+            "because listen.proxy_protocol is set",
+        ),
+        ("[trust]\nheader = 'forwarded'", "trust.networks", 2, "[]", "because trust.header is set"),
+        (
+            "[trust]\nnetworks = ['10.0.0.1']",
+            "trust.networks",
+            2,
+            "networks that tell the peer in no way",
+            "a trust.header other than",
+        ),
     ]);
+}
+
+#[test]
+fn a_network_that_is_none_is_found_by_its_place_in_the_list() {
+    let text = "[trust]\nheader = 'forwarded'\nnetworks = ['10.0.0.0/8', '10.0.0.1/8']";
+    each(&[(
+        text,
+        "trust.networks",
+        3,
+        "['10.0.0.0/8', '10.0.0.1/8']",
+        "value 2 of the list to be no bits behind the prefix",
+    )]);
+    let many: Vec<String> = (0..257).map(|n| format!("'10.0.{}.{}'", n / 256, n % 256)).collect();
+    let text = format!("[trust]\nheader = 'forwarded'\nnetworks = [{}]", many.join(", "));
+    assert!(only(&text).3.contains("at most 256 values"));
+    each(&[("[trust]\nnetworks = '10.0.0.0/8'", "trust.networks", 2, "'10.0.0.0/8'", "a list in brackets")]);
 }
 
 #[test]
@@ -251,6 +282,8 @@ fn what_only_looks_like_a_contradiction_is_let_through() {
         "[http]\naddress = '0.0.0.0:9000'\n[api]\ntokens_file = 'a'\n[admin]\ntoken_file = 'b'",
         "[[route]]\nname = 'a'\npath = '/a'\ninbound = 'ignore'\nmessage_bytes = '1GiB'",
         "[backlog]\nbytes = '2MiB'\n[websocket]\nmessage_bytes = '2MiB'",
+        "[listen]\nproxy_protocol = 'on'\n[trust]\nnetworks = ['10.0.0.0/8', '10.1.0.0/16', '::1']",
+        "[trust]\nnetworks = ['0.0.0.0/0', '::/0']\nheader = 'x-forwarded-for'",
     ] {
         let loaded = load(text, []);
         assert!(loaded.is_ok(), "{text}: {loaded:?}");

@@ -13,6 +13,10 @@ name = "node-7"
 [listen]
 address = "[::]:80"
 backlog = 128
+proxy_protocol = "on"
+[trust]
+networks = ["10.0.0.0/8", "2001:db8::1"]
+header = "forwarded"
 [shards]
 count = 4
 own_descriptors = true

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use backend::{BusState, Publisher};
 use bridge::ending::Turned;
-use bridge::stats::BUDGETS;
+use bridge::stats::{BUDGETS, TOLD_BY};
 use bridge::{EndReason, Pause, Stats, Switchboard};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -100,6 +100,7 @@ const CONNECTIONS_LIMIT: &str = "gateway_connections_limit";
 const PAUSED_BY_REASON: &str = "gateway_connections_paused_by_reason";
 const LEFT_OUT: &str = "gateway_log_endings_left_out_total";
 const PEERS: &str = "gateway_peers";
+const PEERS_TOLD: &str = "gateway_peers_told_total";
 const BUS_UP: &str = "gateway_bus_up";
 const MAILBOX_DEPTH: &str = "gateway_shard_mailbox_depth";
 
@@ -176,6 +177,12 @@ impl Register<'_> {
             let labels = vec![Label::from_static_parts("reason", pause.label())];
             let read = move |from: &Sources| sum(from, |stats| stats.paused_by[pause as usize].value());
             self.gauge(PAUSED_BY_REASON, labels, Box::new(read));
+        }
+        self.describe_counter(PEERS_TOLD, "What told the peer of connections from trusted proxies.");
+        for (place, by) in TOLD_BY.into_iter().enumerate() {
+            let labels = vec![Label::from_static_parts("by", by)];
+            let read = move |from: &Sources| sum(from, |stats| stats.peers_told[place].value());
+            self.counter(PEERS_TOLD, labels, Box::new(read));
         }
         for shard in 0..sources.stats.len() {
             self.shard(shard);

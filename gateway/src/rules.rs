@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use config::{Part, Settings};
 use shard::rules::{Inbound, Piece, Route, Rules, Segment, Template};
+use shard::trust::Trust;
 use store::QueueLimit;
+use wire::http::ForwardedBy;
 use wire::ws::Limits;
 use wire::ws::frame::HEADER_MAX;
 use wire::ws::handshake::OriginPattern;
@@ -30,7 +32,18 @@ pub(crate) fn rules(settings: &Settings) -> Result<Rules, String> {
             entries: settings.backlog.frames.get(),
             bytes: u32::try_from(backlog_bytes).unwrap_or(u32::MAX),
         },
+        trust: trust(settings),
     })
+}
+
+fn trust(settings: &Settings) -> Trust {
+    let networks = settings.trust.networks.iter().map(|network| (network.address(), network.prefix()));
+    let field = match settings.trust.header {
+        config::PeerHeader::None => None,
+        config::PeerHeader::Forwarded => Some(ForwardedBy::Forwarded),
+        config::PeerHeader::XForwardedFor => Some(ForwardedBy::XForwardedFor),
+    };
+    Trust::new(networks, settings.listen.proxy_protocol, field)
 }
 
 /// Ticks in a duration, rounded up: a deadline is never early.
@@ -114,6 +127,14 @@ mod tests {
         let (number, variables) = rules.route("/rooms/lobby").unwrap();
         let Inbound::Publish(template) = &rules.routes[usize::from(number)].inbound else { unreachable!() };
         assert_eq!(template.render(&variables).unwrap().as_str(), "room.lobby");
+    }
+
+    #[test]
+    fn nobody_is_trusted_unless_the_configuration_says_so() {
+        let proxy = "10.1.2.3".parse().unwrap();
+        assert!(!rules(&Settings::default()).unwrap().trust.contains(proxy));
+        let trust = load("[trust]\nnetworks = ['10.1.0.0/16']\nheader = 'forwarded'\n").trust;
+        assert!(trust.contains(proxy) && !trust.contains("10.2.0.0".parse().unwrap()));
     }
 
     #[test]

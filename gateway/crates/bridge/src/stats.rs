@@ -94,6 +94,8 @@ pub const FANOUT_BOUNDS: [u64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_0
 /// Upper bounds of fan-out durations, in ticks of 100 ms.
 pub const FANOUT_BOUNDS_TICKS: [u64; 8] = [0, 1, 2, 5, 10, 50, 100, 600];
 
+/// What told the peer of a connection from a trusted proxy; the label of the counter.
+pub const TOLD_BY: [&str; 3] = ["proxy_protocol", "header", "nobody"];
 /// Which budget ended a step of the turn early; the label of the counter.
 pub const BUDGETS: [&str; 5] = ["mail", "carried", "fanout", "timers", "accepts"];
 /// Why a connection is not read for a while, so that TCP carries the pressure back to its sender.
@@ -147,6 +149,8 @@ pub struct Stats {
     pub turned: [Counter; Turned::ALL.len()],
     /// Opened connections that ended, by [`EndReason`].
     pub ended: [Counter; EndReason::ALL.len()],
+    /// How connections of trusted proxies told their peer, by [`TOLD_BY`].
+    pub peers_told: [Counter; TOLD_BY.len()],
     /// Messages from clients.
     pub messages_in: Counter,
     /// Payload bytes from clients.
@@ -223,7 +227,7 @@ impl Default for Stats {
               pings pongs publishes_delayed deliveries deliveries_queued deliveries_dropped fanout_pending
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
               last_turn_ms listening;
-              refused turned ended budget_hits)
+              refused turned ended peers_told budget_hits)
     }
 }
 

@@ -41,6 +41,7 @@ impl<N: Net> Shard<N> {
 
     fn admit(&mut self, mut socket: N::Socket, peer: IpAddr) {
         self.stats.accepted.add(1);
+        let introduction = self.rules.trust.of(peer);
         let (admitted, turned) = match self.gate.admit(peer) {
             Ok(let_in) => let_in,
             Err(turned) => {
@@ -62,6 +63,7 @@ impl<N: Net> Shard<N> {
                     .is_some_and(|socket| self.net.register(socket, key.to_bits()));
                 if registered {
                     self.arm(key, self.rules.handshake_ticks);
+                    self.expect(key, introduction);
                 } else {
                     self.turn_away(key, Turned::Internal);
                 }

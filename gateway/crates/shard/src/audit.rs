@@ -161,7 +161,7 @@ impl<N: Net> Shard<N> {
             ensure(!rare.is_empty(), || format!("{key:?} {:?}: an empty cold entry", conn.phase))?;
             let fits = match &rare.partial {
                 Partial::None => true,
-                Partial::Head(_) => conn.phase == Phase::Handshake,
+                Partial::Head(..) => conn.phase == Phase::Handshake,
                 Partial::Frames(_) => is_parsed(conn.phase, rare),
             };
             ensure(fits, || format!("{key:?} {:?}: holds what nobody will read", conn.phase))?;

@@ -5,6 +5,7 @@ use store::{Key, NONE, Phase, Queue};
 use wire::ws::Assembly;
 
 use crate::net::Net;
+use crate::trust::Introduction;
 use crate::turn::Shard;
 
 /// What few connections have at a time. At most 128 bytes.
@@ -29,8 +30,9 @@ pub(crate) struct Rare {
 pub(crate) enum Partial {
     #[default]
     None,
-    /// The beginning of a request head.
-    Head(Vec<u8>),
+    /// The beginning of a request head, and what in front of it or in it will tell the peer. No byte of it may be
+    /// there yet.
+    Head(Vec<u8>, Introduction),
     /// Half a frame, or a message without its last fragment.
     Frames(Box<Assembly>),
 }
@@ -70,7 +72,7 @@ impl Partial {
     pub(crate) fn held_bytes(&self) -> u64 {
         match self {
             Self::None => 0,
-            Self::Head(head) => head.capacity() as u64,
+            Self::Head(head, _) => head.capacity() as u64,
             Self::Frames(assembly) => (assembly.held_bytes() + size_of::<Assembly>()) as u64,
         }
     }

@@ -7,14 +7,15 @@ use bridge::Channel;
 use bridge::ending::Turned;
 use store::{Flags, Joined, Key, Phase, Refused};
 use wire::error::Refusal;
-use wire::http::head::{Fields, Head, is_complete};
-use wire::http::push_refusal;
+use wire::http::{BadHead, Fields, Head, is_complete, push_refusal};
+use wire::proxy::ProxyHeader;
 use wire::ws::handshake::{Request, choose_protocol, origin_allowed, push_accept};
 
 use crate::cold::Partial;
 use crate::net::{Hangup, Net};
 use crate::publish::Publisher;
 use crate::rules::{Inbound, Variables};
+use crate::trust::Introduction;
 use crate::turn::Shard;
 
 /// What a busy node asks for, in seconds.
@@ -24,25 +25,38 @@ impl<N: Net> Shard<N> {
     /// Bytes of a request head, and perhaps the first frames of an eager client behind them.
     pub(crate) fn head(&mut self, key: Key, bytes: &mut [u8]) {
         match self.take_partial(key) {
-            Partial::Head(mut head) => {
+            Partial::Head(mut head, introduction) if !head.is_empty() => {
                 let searched = head.len();
                 head.extend_from_slice(bytes);
-                let complete = is_complete(&head, searched).is_some();
+                let complete = introduction == Introduction::Proxy || is_complete(&head, searched).is_some();
                 if complete || head.len() >= self.rules.head_bytes {
-                    self.whole_head(key, &mut head);
+                    self.beginning(key, &mut head, introduction);
                 } else {
-                    self.keep_partial(key, Partial::Head(head));
+                    self.keep_partial(key, Partial::Head(head, introduction));
                 }
             }
-            _ => self.whole_head(key, bytes),
+            Partial::Head(_, introduction) => self.beginning(key, bytes, introduction),
+            _ => self.whole_head(key, bytes, Introduction::Done),
         }
         self.settle(key);
     }
 
-    fn whole_head(&mut self, key: Key, bytes: &mut [u8]) {
+    /// All bytes so far, with the PROXY header that may be in front of the head.
+    fn beginning(&mut self, key: Key, bytes: &mut [u8], introduction: Introduction) {
+        if introduction != Introduction::Proxy {
+            return self.whole_head(key, bytes, introduction);
+        }
+        match self.introduced(key, bytes) {
+            Ok(Some((length, next))) => self.whole_head(key, &mut bytes[length..], next),
+            Ok(None) => self.keep_partial(key, Partial::Head(bytes.to_vec(), introduction)),
+            Err(refusal) => self.refuse(key, refusal),
+        }
+    }
+
+    fn whole_head(&mut self, key: Key, bytes: &mut [u8], introduction: Introduction) {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        let answered = self.answer(key, bytes, &mut out);
+        let answered = self.answer(key, bytes, introduction, &mut out);
         match answered {
             Ok(Some(length)) => {
                 self.reply(key, &out, &[]);
@@ -53,7 +67,7 @@ impl<N: Net> Shard<N> {
             }
             Ok(None) => {
                 self.out = out;
-                self.keep_partial(key, Partial::Head(bytes.to_vec()));
+                self.keep_partial(key, Partial::Head(bytes.to_vec(), introduction));
             }
             Err(refusal) => {
                 self.out = out;
@@ -63,9 +77,21 @@ impl<N: Net> Shard<N> {
     }
 
     /// Opens the connection and writes the answer to `out`. The length of the head, or `None` while it is incomplete.
-    fn answer(&mut self, key: Key, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Refusal> {
+    fn answer(
+        &mut self,
+        key: Key,
+        bytes: &[u8],
+        introduction: Introduction,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<usize>, Refusal> {
         let mut fields = Fields::new();
-        let Some(head) = Head::parse(bytes, self.rules.head_bytes, &mut fields)? else { return Ok(None) };
+        // A header that nobody expects here is best called by its name.
+        let bad = |bad: BadHead| if ProxyHeader::is_begun_by(bytes) { Refusal::Proxy } else { bad.into() };
+        let parsed = Head::parse(bytes, self.rules.head_bytes, &mut fields).map_err(bad)?;
+        let Some(head) = parsed else { return Ok(None) };
+        if introduction == Introduction::Field {
+            self.forwarded(key, &head);
+        }
         if self.conns.get(key).is_some_and(|conn| conn.admission.is_turning()) {
             return Err(Refusal::Busy { retry_after_s: RETRY_AFTER_S });
         }

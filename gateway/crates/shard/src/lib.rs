@@ -27,6 +27,7 @@ mod publish;
 pub mod rules;
 mod timers;
 mod transport;
+pub mod trust;
 mod turn;
 
 #[doc(hidden)]

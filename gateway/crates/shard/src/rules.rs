@@ -11,6 +11,8 @@ use store::QueueLimit;
 use wire::ws::Limits;
 use wire::ws::handshake::OriginPattern;
 
+use crate::trust::Trust;
+
 /// Most bytes of a path variable.
 pub const VARIABLE_BYTES_MAX: usize = 64;
 /// Most variables of one path.
@@ -37,6 +39,8 @@ pub struct Rules {
     pub subscriptions: u32,
     /// Bound of one connection's backlog.
     pub backlog: QueueLimit,
+    /// Which proxies are believed when they name a peer. A connection keeps to what held when it was accepted.
+    pub trust: Trust,
 }
 
 /// A path pattern and what happens behind it.
@@ -242,6 +246,7 @@ mod tests {
             head_bytes: 1,
             subscriptions: 1,
             backlog: QueueLimit { entries: 1, bytes: 1 },
+            trust: Trust::default(),
         }
     }
 

@@ -85,6 +85,13 @@ impl Gate {
         }
     }
 
+    /// Counts a connection at the peer that a proxy has named, and at the proxy no more.
+    pub fn rebind(&self, admitted: &mut Admitted, peer: IpAddr) {
+        // In this order: the table of peers is as large as the gate's bounds, and has room for nobody twice.
+        self.peers.leave(admitted.peer());
+        admitted.0 = self.peers.enter(peer) | (admitted.0 & TURNING);
+    }
+
     /// Its handshake is over, one way or the other. Called once per connection.
     pub fn handshake_done(&self, admitted: &Admitted) {
         if !admitted.is_turning() {
@@ -140,6 +147,24 @@ mod tests {
         assert_eq!(turned, Some(Turned::TableFull));
         assert_eq!((gate.connections(), gate.handshakes(), gate.peers().live(peer)), (1, 1, 2));
         for admitted in [first, second] {
+            gate.handshake_done(&admitted);
+            gate.release(admitted);
+        }
+        assert_eq!((gate.connections(), gate.handshakes(), gate.peers().len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn who_is_named_counts_there_and_at_the_proxy_no_more() {
+        let gate = Gate::new(GateSizes { connections: 1, handshakes: 2 });
+        let (proxy, peer) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 1]));
+        let admitted = [gate.admit(proxy).unwrap().0, gate.admit(proxy).unwrap().0];
+        for mut admitted in admitted {
+            let turning = admitted.is_turning();
+            gate.rebind(&mut admitted, peer);
+            assert_eq!(admitted.is_turning(), turning);
+            assert_eq!(gate.peers().address(admitted.peer()), peer);
+            // Once more, as when a field follows a PROXY header, and by the same name.
+            gate.rebind(&mut admitted, peer);
             gate.handshake_done(&admitted);
             gate.release(admitted);
         }

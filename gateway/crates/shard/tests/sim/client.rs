@@ -83,11 +83,18 @@ pub(crate) fn request(path: &str) -> String {
 
 impl Client {
     /// A client that will send this request.
-    pub(crate) fn new(number: usize, shard: usize, path: &str, request: &[u8], capacity: usize) -> Self {
+    pub(crate) fn new(
+        number: usize,
+        shard: usize,
+        peer: IpAddr,
+        path: &str,
+        request: &[u8],
+        capacity: usize,
+    ) -> Self {
         Self {
             number,
             shard,
-            peer: IpAddr::from([10, 0, 0, (number % 5) as u8]),
+            peer,
             path: path.into(),
             tcp: Tcp::new(capacity),
             stage: Stage::Greeting,

@@ -12,6 +12,7 @@ mod flow;
 mod frames;
 mod model;
 mod pressure;
+mod proxied;
 mod random;
 mod script;
 mod weather;

@@ -112,7 +112,12 @@ impl Run {
             4..8 => pace = self.rng.usize(10..60),
             _ => {}
         }
-        let number = self.world.come(shard, &path, &bytes, capacity);
+        let peer = World::peer_of(self.world.clients.len());
+        let approach = self.world.weather.proxies.approach(&mut self.rng, peer, &bytes);
+        if approach.is_broken {
+            refusals.push(400);
+        }
+        let number = self.world.come_by(approach.socket, shard, &path, &approach.bytes, capacity);
         self.world.note(|| format!("client {number} comes to shard {shard} for {path}, {pace} {refusals:?}"));
         let client = &mut self.world.clients[number];
         (client.pace, client.facts.refusals) = (pace, refusals);

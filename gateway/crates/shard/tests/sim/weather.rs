@@ -3,8 +3,11 @@
 use fastrand::Rng;
 use shard::Rules;
 use shard::rules::{Inbound, Piece, Route, Segment, Template};
+use shard::trust::Trust;
 use store::QueueLimit;
 use wire::ws::Limits;
+
+use crate::proxied::Proxies;
 
 /// Rooms of the random run.
 pub(crate) const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
@@ -27,6 +30,8 @@ pub(crate) struct Weather {
     pub(crate) events_per_poll: usize,
     pub(crate) talkative: bool,
     pub(crate) stutters: bool,
+    /// Which proxies are believed.
+    pub(crate) proxies: Proxies,
     /// Even a client that reads may be closed for its backlog.
     pub(crate) is_tight: bool,
 }
@@ -73,6 +78,7 @@ pub(crate) fn rules() -> Rules {
         head_bytes: 1024,
         subscriptions: 4,
         backlog: QueueLimit { entries: 100_000, bytes: 64 << 20 },
+        trust: Trust::default(),
     }
 }
 
@@ -105,6 +111,7 @@ impl Weather {
             events_per_poll: 1024,
             talkative: false,
             stutters: false,
+            proxies: Proxies::default(),
             is_tight: false,
         }
     }
@@ -130,6 +137,8 @@ impl Weather {
             weather.mailbox_commands = rng.usize(1..12);
             weather.mailbox_bytes = rng.usize(100..20_000);
         }
+        weather.proxies = Proxies::random(rng);
+        weather.rules.trust = weather.proxies.trust();
         weather.outbox_events = rng.usize(1..20);
         weather.events_per_poll = if rng.bool() { 1024 } else { rng.usize(1..6) };
         (weather.talkative, weather.stutters) = (rng.bool(), rng.bool());

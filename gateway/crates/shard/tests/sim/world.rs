@@ -24,6 +24,7 @@ use crate::api::Orders;
 use crate::client::{Client, Stage, request};
 use crate::frames::{self, BINARY, Said};
 use crate::model::{Model, Place};
+use crate::proxied::NOBODY;
 use crate::script::{Host, Knock, ScriptNet};
 use crate::weather::{Weather, publishes_to};
 
@@ -152,10 +153,26 @@ impl World {
 
     /// A client comes to a listener with this request.
     pub(crate) fn come(&mut self, shard: usize, path: &str, request: &[u8], capacity: usize) -> usize {
+        self.come_by(Self::peer_of(self.clients.len()), shard, path, request, capacity)
+    }
+
+    /// The peer that a client is.
+    pub(crate) fn peer_of(number: usize) -> IpAddr {
+        IpAddr::from([10, 0, 0, (number % 5) as u8])
+    }
+
+    /// The same, by a socket of this address.
+    pub(crate) fn come_by(
+        &mut self,
+        socket: IpAddr,
+        shard: usize,
+        path: &str,
+        request: &[u8],
+        capacity: usize,
+    ) -> usize {
         let number = self.clients.len();
-        let client = Client::new(number, shard, path, request, capacity);
-        let peer = client.peer;
-        let knock = Knock::Client(client.tcp.clone(), peer);
+        let client = Client::new(number, shard, Self::peer_of(number), path, request, capacity);
+        let knock = Knock::Client(client.tcp.clone(), socket);
         let place = match publishes_to(path) {
             Some(channel) => Place::Channel(channel),
             None if path == "/echo" => Place::Client(number),
@@ -369,6 +386,7 @@ impl World {
         for (peer, live) in peers {
             assert_eq!(self.gate.peers().live(peer), live, "connections of {peer}");
         }
+        assert_eq!(self.gate.peers().live(NOBODY), 0, "somebody passes for another");
         assert_eq!(self.switchboard.channels(), channels.len(), "channels on the switchboard");
     }
 
