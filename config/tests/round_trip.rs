@@ -54,6 +54,8 @@ tokens_file = 'C:\odd "path"'
 [admin]
 address = "127.0.0.1:9003"
 token_file = "/etc/t"
+[inspection]
+endings = 50
 [log]
 format = "json"
 filter = "warn,shard=trace"
