@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use crate::buckets::{BUCKETS, Counted, bucket_of};
+
 /// Where a run stands. Set by the conductor only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -30,7 +32,7 @@ pub(crate) struct Board {
 }
 
 /// What one thread did so far. Each on its own cache lines, for the threads write them every turn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct Tally {
     thread_id: AtomicI32,
@@ -43,6 +45,25 @@ struct Tally {
     pings: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
+    latencies: [AtomicU32; BUCKETS],
+}
+
+impl Tally {
+    fn new() -> Tally {
+        Tally {
+            thread_id: AtomicI32::new(0),
+            open: AtomicU32::new(0),
+            busy: AtomicU32::new(0),
+            attempts: AtomicU64::new(0),
+            upgrades: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            pings: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            latencies: std::array::from_fn(|_| AtomicU32::new(0)),
+        }
+    }
 }
 
 /// The sums of a thread, or of all threads.
@@ -74,7 +95,7 @@ impl Board {
         Board {
             goal: AtomicU32::new(0),
             phase: AtomicU8::new(Phase::Ramp as u8),
-            tallies: (0..threads).map(|_| Tally::default()).collect(),
+            tallies: (0..threads).map(|_| Tally::new()).collect(),
         }
     }
 
@@ -131,6 +152,23 @@ impl Board {
         tally.pings.store(counts.pings, Ordering::Relaxed);
         tally.sent.store(counts.sent, Ordering::Relaxed);
         tally.received.store(counts.received, Ordering::Relaxed);
+    }
+
+    /// Counts one latency of a thread, at once. Only that thread does, so that no read-modify-write is needed.
+    pub(crate) fn observe(&self, thread: usize, ns: u64) {
+        let bucket = &self.tallies[thread].latencies[bucket_of(ns)];
+        bucket.store(bucket.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// All threads' latencies so far. Counts wrap: differences are what is looked at.
+    pub(crate) fn latencies(&self) -> Counted {
+        let mut sum = [0_u32; BUCKETS];
+        for tally in &self.tallies {
+            for (sum, bucket) in sum.iter_mut().zip(&tally.latencies) {
+                *sum = sum.wrapping_add(bucket.load(Ordering::Relaxed));
+            }
+        }
+        sum
     }
 
     /// The sums over all threads, each as of its last turn.

@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::fault::Faults;
 use crate::progress::Progress;
 use crate::sockets;
+use crate::timeline::Timeline;
 
 /// How often the conductor looks at the tallies.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -41,6 +42,8 @@ pub(crate) struct Gathered<S> {
     pub(crate) faults: Faults,
     /// The last counts.
     pub(crate) counts: Counts,
+    /// The run over time.
+    pub(crate) timeline: Timeline,
 }
 
 /// How many threads `connections` need when each may hold `per_thread` at most; `asked` wins when it
@@ -143,7 +146,7 @@ impl<S: Scenario> Crew<S> {
         let mut changed_ns = clock::now_ns();
         loop {
             let counts = self.board.counts();
-            progress.show(&counts);
+            progress.look(&self.board, &counts);
             if done(&counts) {
                 return Ok(true);
             }
@@ -171,7 +174,7 @@ impl<S: Scenario> Crew<S> {
         let end_ns = clock::now_ns() + u64::try_from(length.as_nanos()).unwrap_or(u64::MAX / 2);
         loop {
             let counts = self.board.counts();
-            progress.show(&counts);
+            progress.look(&self.board, &counts);
             let left = Duration::from_nanos(end_ns.saturating_sub(clock::now_ns()));
             if left.is_zero() || enough(&counts) {
                 return Ok(());
@@ -203,7 +206,8 @@ impl<S: Scenario> Crew<S> {
         self.wait_until(progress, Duration::from_secs(25), |counts| counts.open == 0 && counts.busy == 0)?;
         self.set_phase(Phase::Finish);
         let counts = self.board.counts();
-        let mut gathered = Gathered { scenarios: Vec::new(), faults: Faults::default(), counts };
+        let timeline = progress.take_timeline();
+        let mut gathered = Gathered { scenarios: Vec::new(), faults: Faults::default(), counts, timeline };
         for thread in self.threads {
             let ended = thread.join().map_err(|_| {
                 Failure::Machine("a client thread".into(), std::io::Error::other("panicked, see above"))

@@ -10,6 +10,7 @@
 
 mod args;
 mod board;
+mod buckets;
 mod client;
 mod clock;
 mod compare;
@@ -18,7 +19,10 @@ mod failure;
 mod fault;
 mod floor;
 mod frames;
+mod html;
+mod machine;
 mod payload;
+mod plot;
 mod probe;
 mod progress;
 mod ramp;
@@ -27,8 +31,11 @@ mod scenarios;
 mod sequence;
 mod sockets;
 mod target;
+mod timeline;
 mod upgrade;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -39,6 +46,16 @@ use crate::scenarios::{echo, fanout, handshake, hold};
 /// Loads a WebSocket server on loopback and says what it cost.
 #[derive(Debug, Parser)]
 #[command(version, about)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+    /// Write the report with plots as one HTML file.
+    #[arg(long, global = true)]
+    html: Option<PathBuf>,
+}
+
+/// One command for each scenario.
+#[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Hold idle connections: memory and CPU per connection.
     Hold(hold::Args),
@@ -55,7 +72,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(&Command::parse()) {
+    match run(&Program::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(failure) => {
@@ -66,8 +83,8 @@ fn main() -> ExitCode {
 }
 
 /// Runs one command; `false` when a threshold was broken.
-fn run(command: &Command) -> Result<bool, Failure> {
-    let (report, json) = match command {
+fn run(program: &Program) -> Result<bool, Failure> {
+    let (report, json) = match &program.command {
         Command::Hold(args) => (hold::run(args)?, args.json()),
         Command::Echo(args) => (echo::run(args)?, args.json()),
         Command::Fanout(args) => (fanout::run(args)?, args.json()),
@@ -76,5 +93,13 @@ fn run(command: &Command) -> Result<bool, Failure> {
         Command::Floor(args) => return floor::run(args).map(|()| true),
     };
     report.publish(json)?;
+    if let Some(path) = &program.html {
+        write_page(path, &[&report])?;
+    }
     Ok(report.holds())
+}
+
+/// Writes reports as one page.
+fn write_page(path: &Path, reports: &[&report::Report]) -> Result<(), Failure> {
+    fs::write(path, html::page(reports)).map_err(Failure::machine(format!("writing {}", path.display())))
 }

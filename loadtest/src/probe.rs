@@ -1,4 +1,4 @@
-//! What the kernel says about the server, the harness and the machine, read from `/proc`.
+//! What the kernel says about the server and the harness, read from `/proc`.
 //!
 //! It owns the parsing of those files and the measured window. It refuses to keep them open: the descriptor
 //! tables of the client threads must stay theirs. Called by the conductor only.
@@ -7,7 +7,6 @@ use std::fs;
 use std::io;
 
 use nix::unistd::{SysconfVar, sysconf};
-use serde::Serialize;
 
 use crate::board::Board;
 use crate::clock;
@@ -43,12 +42,24 @@ impl Server {
         if let Some(kib) = rollup.ok().and_then(|text| kib_field(&text, "Rss:")) {
             return Ok(kib * 1024);
         }
+        self.resident_bytes_counted()
+    }
+
+    /// The same as the kernel counts along the way (`statm`): nothing is walked, so that it may be asked again
+    /// and again while the server works.
+    pub(crate) fn resident_bytes_counted(self) -> Result<u64, Failure> {
         let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid))
             .map_err(|error| self.unreadable(error))?;
         let pages: Option<u64> = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
         pages
             .map(|pages| pages * page_bytes())
             .ok_or_else(|| self.unreadable(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// The file name of its program; `None` where that is not ours to read.
+    pub(crate) fn program(self) -> Option<String> {
+        let path = fs::read_link(format!("/proc/{}/exe", self.pid)).ok()?;
+        Some(path.file_name()?.to_string_lossy().into_owned())
     }
 
     fn unreadable(self, error: io::Error) -> Failure {
@@ -120,40 +131,6 @@ impl Window {
     }
 }
 
-/// The machine a figure was measured on.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Machine {
-    /// Processor model.
-    pub(crate) processor: String,
-    /// Processors this process may use.
-    pub(crate) processors: usize,
-    /// Kernel release.
-    pub(crate) kernel: String,
-    /// Memory, bytes.
-    pub(crate) memory_bytes: u64,
-}
-
-impl Machine {
-    /// The machine at hand; what cannot be read is left empty.
-    pub(crate) fn here() -> Machine {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let processor = cpuinfo
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned())
-            })
-            .unwrap_or_default();
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
-        Machine {
-            processor,
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel,
-            memory_bytes: kib_field(&meminfo, "MemTotal:").unwrap_or(0) * 1024,
-        }
-    }
-}
-
 fn client_cpu_ns(board: &Board) -> Vec<u64> {
     let read = |id| cpu_ns(&format!("/proc/self/task/{id}/stat")).unwrap_or(0);
     board.thread_ids().into_iter().map(read).collect()
@@ -176,7 +153,8 @@ fn cpu_ticks(text: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn kib_field(text: &str, name: &str) -> Option<u64> {
+/// A field of a file such as `/proc/meminfo`, in KiB.
+pub(crate) fn kib_field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
 use crate::fault::Faults;
-use crate::probe::Machine;
+use crate::machine::Machine;
+use crate::timeline::Timeline;
 
 /// What a figure counts; part of its name in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +79,14 @@ impl Check {
     }
 }
 
+impl std::fmt::Display for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = self.value.map_or("not measured".to_owned(), rounded);
+        let bound = if self.least { "at least" } else { "at most" };
+        write!(f, "{value}, {bound} {}", rounded(self.limit))
+    }
+}
+
 /// The report of one run.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -87,7 +96,12 @@ pub(crate) struct Report {
     checks: Vec<Check>,
     faults: Faults,
     machine: Machine,
+    curves: Vec<Curve>,
+    timeline: Option<Timeline>,
 }
+
+/// A name, and latencies in microseconds over their quantiles.
+pub(crate) type Curve = (String, Vec<(f64, f64)>);
 
 impl Report {
     /// An empty report.
@@ -99,6 +113,8 @@ impl Report {
             checks: Vec::new(),
             faults: Faults::default(),
             machine: Machine::here(),
+            curves: Vec::new(),
+            timeline: None,
         }
     }
 
@@ -132,6 +148,12 @@ impl Report {
             );
         }
         self.figure(format!("{name}_max"), histogram.max() as f64 / 1e3, Unit::Micros);
+        self.curves.push((name.to_owned(), curve(histogram)));
+    }
+
+    /// Keeps how the run went over time.
+    pub(crate) fn timeline(&mut self, timeline: &Timeline) {
+        self.timeline = Some(timeline.clone());
     }
 
     /// Demands that `value` is `limit` at most, when a limit was given.
@@ -176,6 +198,50 @@ impl Report {
             None => print!("{}", self.to_table()),
         }
         Ok(())
+    }
+
+    // What the page shows.
+
+    /// What was measured.
+    pub(crate) fn scenario(&self) -> &str {
+        self.scenario
+    }
+
+    /// Latencies over their percentiles.
+    pub(crate) fn curves(&self) -> &[Curve] {
+        &self.curves
+    }
+
+    /// The run over time, if it was watched.
+    pub(crate) fn timeline_seen(&self) -> Option<&Timeline> {
+        self.timeline.as_ref()
+    }
+
+    /// What was run.
+    pub(crate) fn about_rows(&self) -> &[(&'static str, String)] {
+        &self.about
+    }
+
+    /// Every figure: name, value and unit.
+    pub(crate) fn figure_rows(&self) -> Vec<(String, String, &'static str)> {
+        let row =
+            |figure: &Figure| (figure.name.replace('_', " "), rounded(figure.value), figure.unit.label());
+        self.figures.iter().map(row).collect()
+    }
+
+    /// What went wrong, and how often.
+    pub(crate) fn fault_rows(&self) -> Vec<(String, String)> {
+        self.faults.iter().map(|(fault, count)| (fault.to_string(), count.to_string())).collect()
+    }
+
+    /// Every threshold: name, what was measured against what, and whether it was kept.
+    pub(crate) fn check_rows(&self) -> Vec<(&'static str, String, bool)> {
+        self.checks.iter().map(|check| (check.name, check.to_string(), check.holds())).collect()
+    }
+
+    /// Where it was measured.
+    pub(crate) fn machine_rows(&self) -> Vec<(String, String)> {
+        self.machine.rows()
     }
 
     fn to_table(&self) -> String {
@@ -224,8 +290,23 @@ impl Report {
             "errors": faults,
             "thresholds": checks,
             "machine": self.machine,
+            "timeline": self.timeline,
         })
     }
+}
+
+/// A histogram in nanoseconds as points in microseconds, closer together the higher the quantile, up to the
+/// last one that a single value stands for.
+fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let mut points = Vec::new();
+    for step in 0_u32..=60 {
+        let quantile = 1.0 - 10_f64.powf(-f64::from(step) / 10.0);
+        points.push((quantile, histogram.value_at_quantile(quantile) as f64 / 1e3));
+        if (1.0 - quantile) * (histogram.len() as f64) < 1.0 {
+            break;
+        }
+    }
+    points
 }
 
 /// As many digits as say something.

@@ -69,6 +69,24 @@ fn every_echo_comes_back_as_it_was_sent() {
 }
 
 #[test]
+fn a_run_is_kept_over_time_and_shown_on_one_page() {
+    let floor = Floor::start("echo");
+    let page = std::env::temp_dir().join(format!("loadtest-{}.html", floor.process.id()));
+    let arguments = format!("echo --connections 20 --seconds 900ms --warm-up 50ms --html {}", page.display());
+    let output = floor.load(&arguments);
+    let report = report(&output);
+    let samples = report["timeline"]["samples"].as_array().unwrap();
+    assert!(samples.iter().any(|sample| sample["received_per_s"].as_f64() > Some(0.0)), "{report:#}");
+    assert!(samples.iter().any(|sample| sample["p99_us"].as_f64() > Some(0.0)), "{report:#}");
+    assert!(samples.iter().all(|sample| sample["resident_bytes"].as_u64() > Some(0)), "{report:#}");
+    let text = std::fs::read_to_string(&page).unwrap();
+    std::fs::remove_file(&page).unwrap();
+    for title in ["latency by percentile", "throughput", "latency over time", "memory of the server"] {
+        assert!(text.contains(&format!("<h3>{title}</h3>\n<svg")), "{title}");
+    }
+}
+
+#[test]
 fn an_open_loop_sends_what_the_rate_says() {
     let floor = Floor::start("echo");
     let output =

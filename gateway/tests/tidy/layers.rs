@@ -67,6 +67,8 @@ const LAYERS: [Layer; 9] = [
             "mio",
             // A descriptor table per thread, so that its own limit is not what it measures.
             "nix",
+            // Plots of its reports, as SVG.
+            "plotters",
             "serde",
             "serde_json",
             "socket2",

@@ -112,6 +112,11 @@ impl Desk {
         share(self.board.goal(), self.thread, self.threads())
     }
 
+    /// Shows a latency to whoever watches the run; results are the scenario's own histograms.
+    pub(crate) fn observe(&self, ns: u64) {
+        self.board.observe(self.thread as usize, ns);
+    }
+
     /// How many threads there are.
     pub(crate) fn threads(&self) -> u32 {
         u32::try_from(self.board.threads()).unwrap_or(u32::MAX)

@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let server = shared.server()?;
     let plan = shared.plan(None, args.connections)?;
     let threads = thread_count(shared.threads, args.connections, 10_000)?;
-    let progress = Progress::new();
+    let progress = Progress::new(server);
     let crew = Crew::start(threads, &plan, |thread| {
         let slots = share(args.connections, thread, threads);
         (Echo::new(args, slots, args.rate.map(|rate| rate / f64::from(threads))), slots)
@@ -248,7 +248,9 @@ impl Scenario for Echo {
         desk.counts.received += 1;
         if self.phase == Phase::Measure {
             let since_ns = self.pace.as_ref().map_or(flight.sent_ns, |pace| pace.intended_ns(slot.0, nth));
-            self.latency.saturating_record(clock::now_ns().saturating_sub(since_ns));
+            let latency_ns = clock::now_ns().saturating_sub(since_ns);
+            self.latency.saturating_record(latency_ns);
+            desk.observe(latency_ns);
         }
         if self.flows() {
             match self.pace {

@@ -107,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let plan = args.plan()?;
     let threads = thread_count(shared.threads, args.connections + args.publishers, 12_000)?;
     let ledger = Arc::new(Ledger::new(args.publishers as usize, args.connections));
-    let progress = Progress::new();
+    let progress = Progress::new(server);
     let crew = Crew::start(threads, &plan, |thread| {
         let fanout = Fanout::new(args, &plan, ledger.clone(), (thread, threads));
         let slots = fanout.slots();
@@ -253,7 +253,9 @@ impl Fanout {
         let Some(run) = self.run.take() else { return };
         if let Some(since_ns) = self.ledger.deliver(run.publisher as usize, run.sequence, run.count) {
             if self.phase == Phase::Measure {
-                self.to_last.saturating_record(clock::now_ns().saturating_sub(since_ns));
+                let latency_ns = clock::now_ns().saturating_sub(since_ns);
+                self.to_last.saturating_record(latency_ns);
+                desk.observe(latency_ns);
             }
             desk.wake(run.publisher % self.threads);
         }

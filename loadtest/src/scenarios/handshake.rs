@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let spare = std::thread::available_parallelism().map_or(1, |all| u32::try_from(all.get()).unwrap_or(1));
     let asked = shared.threads.unwrap_or(spare.saturating_sub(1).clamp(1, args.concurrency));
     let threads = thread_count(Some(asked), args.concurrency, 10_000)?;
-    let progress = Progress::new();
+    let progress = Progress::new(server);
     let crew = Crew::start(threads, &plan, |thread| {
         let slots = share(args.concurrency, thread, threads);
         (Handshake::new(args.farewell, slots), slots)
@@ -152,6 +152,7 @@ impl Scenario for Handshake {
         if self.phase == Phase::Measure {
             let latency_ns = clock::now_ns().saturating_sub(self.began_ns[slot.index()]);
             self.latency.saturating_record(latency_ns);
+            desk.observe(latency_ns);
         }
         desk.finish(slot, self.farewell);
     }

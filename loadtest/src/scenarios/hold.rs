@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let mut plan = shared.plan(args.channel_path.as_deref(), args.connections)?;
     plan.pong_delay_ns = args::ns(args.pong_delay);
     let threads = thread_count(shared.threads, args.connections, sockets::PER_TABLE)?;
-    let progress = Progress::new();
+    let progress = Progress::new(server);
     let crew = Crew::start(threads, &plan, |thread| {
         let ramp = Ramp::new(args.rate / f64::from(threads));
         (Hold { ramp }, share(args.connections, thread, threads))

@@ -47,6 +47,9 @@ pub(crate) struct Shared {
     /// Write the report as JSON to this file; `-` prints it instead of the table.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
+    /// What the server calls itself, for the report.
+    #[arg(long)]
+    pub(crate) server_version: Option<String>,
     /// Fail (status 1) when more went wrong than this.
     #[arg(long)]
     pub(crate) max_errors: Option<u64>,
@@ -69,6 +72,10 @@ impl Shared {
     pub(crate) fn report(&self, scenario: &'static str, plan: &Plan, threads: u32) -> Report {
         let mut report = Report::new(scenario);
         report.about("server", format!("ws://{}{}", plan.target.address, plan.target.path));
+        let program = self.server().ok().flatten().and_then(Server::program);
+        if let Some(version) = self.server_version.clone().or(program) {
+            report.about("server_program", version);
+        }
         report.about("client_threads", threads.to_string());
         report.about("source_addresses", plan.sources.count().to_string());
         report
@@ -76,6 +83,7 @@ impl Shared {
 
     /// Ends a report with what all scenarios have.
     pub(crate) fn conclude<S>(&self, report: &mut Report, gathered: &Gathered<S>) {
+        report.timeline(&gathered.timeline);
         report.faults(&gathered.faults, self.max_errors);
     }
 }
