@@ -127,6 +127,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         routes,
         tokens,
         recent: Arc::clone(&recent),
+        walk: tokio::sync::Mutex::new(()),
         request_bytes_max: settings.http.request_bytes.as_usize(),
         draining: Arc::new(AtomicBool::new(false)),
         clock: Box::new(move || clock.ms()),

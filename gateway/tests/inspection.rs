@@ -4,7 +4,9 @@
 
 mod harness;
 
-use harness::{Gateway, Http, eventually};
+use std::time::Duration;
+
+use harness::{BINARY, Gateway, Http, eventually, frame};
 use serde_json::Value;
 
 /// The endings that this query finds.
@@ -79,5 +81,82 @@ fn the_memory_of_endings_is_as_long_as_configured() {
     });
     let kept: Vec<&str> = kept.iter().map(|one| one["id"].as_str().unwrap()).collect();
     assert_eq!(kept, [&ids[4], &ids[3], &ids[2]]);
+    gateway.stop();
+}
+
+/// What a description says of a connection that is being looked for.
+#[track_caller]
+fn described(http: &mut Http, id: &str) -> Value {
+    http.call("GET", &format!("/v1/connections/{id}")).good(200).json()
+}
+
+#[test]
+fn a_connection_is_described_by_what_it_holds_and_what_holds_it_up() {
+    let gateway = Gateway::start("[shards]\ncount = 1");
+    let mut http = gateway.http();
+    let mut raw = gateway.upgraded("/echo");
+    let page = http.call("GET", "/v1/connections").good(200).json();
+    let id = page["connections"][0]["id"].as_str().unwrap().to_owned();
+    let quiet = described(&mut http, &id);
+    assert_eq!((&quiet["phase"], &quiet["user"]), (&"open".into(), &Value::Null));
+    assert_eq!((&quiet["paused"], &quiet["closing"]), (&serde_json::json!([]), &Value::Null));
+    assert_eq!(quiet["partial_bytes"], 0);
+    // Half a message is held.
+    let whole = frame(0x80 | BINARY, &[7; 1000]);
+    raw.send(&whole[..600]);
+    eventually("half a message is shown", || {
+        (described(&mut http, &id)["partial_bytes"].as_u64()? >= 500).then_some(())
+    });
+    raw.send(&whole[600..]);
+    assert_eq!(raw.frame(), (0x80 | BINARY, vec![7; 1000]));
+    // It asks for echoes and does not listen: the replies wait, and so does it.
+    raw.take_little();
+    raw.send_until_stuck(&frame(0x80 | BINARY, &[1; 60_000]), Duration::from_millis(300));
+    let stuck = eventually("it is paused", || {
+        let seen = described(&mut http, &id);
+        (seen["paused"] == serde_json::json!(["reply"])).then_some(seen)
+    });
+    assert!(stuck["backlog_bytes"].as_u64().unwrap() > 0, "{stuck}");
+    let reason = "gateway_connections_paused_by_reason{reason=\"reply\"}";
+    assert_eq!(gateway.metrics().value(reason), 1.0);
+    gateway.stop();
+}
+
+#[test]
+fn the_largest_and_the_busiest_are_found_over_all_shards() {
+    let gateway = Gateway::start("");
+    let (mut near, mut far) = gateway.clients_on_two_shards("/rooms/large");
+    let _alone = gateway.client("/rooms/small");
+    let mut loud = gateway.client("/echo");
+    for number in 0..20 {
+        loud.echoes(&format!("{number} {}", "x".repeat(500)));
+    }
+    near.say("to both");
+    near.hears("to both");
+    far.hears("to both");
+    let mut http = gateway.http();
+    let mut top = |query: &str| http.call("GET", &format!("/v1/top?{query}")).good(200).json();
+    let channels = top("by=channel");
+    let expected = serde_json::json!([
+        { "amount": 2, "channel": "room.large" },
+        { "amount": 1, "channel": "room.small" },
+    ]);
+    assert_eq!((&channels["top"], &channels["exact"]), (&expected, &true.into()));
+    assert_eq!(top("by=channel&limit=1")["top"].as_array().unwrap().len(), 1);
+    for (query, amount) in [("by=bytes&limit=1", 2 * (10 * 502 + 10 * 503)), ("by=messages&limit=1", 40)] {
+        let busiest = &top(query)["top"][0];
+        assert_eq!(
+            (&busiest["connection"]["id"], &busiest["amount"]),
+            (&loud.id.as_str().into(), &amount.into())
+        );
+        assert_eq!(busiest["connection"]["route"], "echo");
+    }
+    assert_eq!(
+        top("by=messages")["top"].as_array().unwrap().len(),
+        3,
+        "who has said and heard nothing is not busy"
+    );
+    gateway.http().call("GET", "/v1/top").problem(400, "bad_request");
+    gateway.http().call("GET", "/v1/top?by=user").problem(400, "bad_request");
     gateway.stop();
 }

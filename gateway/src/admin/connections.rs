@@ -195,8 +195,10 @@ fn place_of(admin: &Admin, token: &str) -> Result<Place, Problem> {
 
 /// A connection as the API shows it. Times in milliseconds, sizes in bytes.
 #[derive(Serialize)]
-struct Connection {
+pub(super) struct Connection {
     id: String,
+    /// Nobody has one before connections are authorised.
+    user: Option<String>,
     route: Option<String>,
     peer: String,
     phase: &'static str,
@@ -209,14 +211,26 @@ struct Connection {
     bytes_out: u64,
     backlog_frames: u32,
     backlog_bytes: u32,
+    partial_bytes: u64,
+    /// Why it is not read; empty when it is.
+    paused: Vec<&'static str>,
+    closing: Option<Closing>,
+}
+
+/// A close that has begun.
+#[derive(Serialize)]
+struct Closing {
+    reason: &'static str,
+    sent_code: Option<u16>,
 }
 
 impl Connection {
-    fn of(admin: &Admin, description: &Description) -> Self {
+    pub(super) fn of(admin: &Admin, description: &Description) -> Self {
         let address: Address = description.address;
         let id = ConnId { node: admin.node.clone(), epoch: admin.epoch, address };
         Self {
             id: id.to_string(),
+            user: None,
             route: admin.routes.get(usize::from(description.route)).map(|route| route.name.clone()),
             peer: description.peer.clone(),
             phase: description.phase,
@@ -229,6 +243,11 @@ impl Connection {
             bytes_out: description.traffic.bytes_out,
             backlog_frames: description.backlog_frames,
             backlog_bytes: description.backlog_bytes,
+            partial_bytes: description.partial_bytes,
+            paused: description.paused.iter().map(|why| why.label()).collect(),
+            closing: description
+                .closing
+                .map(|(reason, sent_code)| Closing { reason: reason.label(), sent_code }),
         }
     }
 }

@@ -20,7 +20,7 @@ use super::call::{Answer, Call};
 use super::guard::{Guard, Names};
 use super::problem::{Problem, Reason};
 use super::router::{Action, NoRoute, Route, route};
-use super::{Admin, Role, RoleSet, connections, endings, health, node, page, publish};
+use super::{Admin, Role, RoleSet, connections, endings, health, node, page, publish, top};
 
 /// How long a body may take to arrive, the wait for a place included.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -156,6 +156,7 @@ async fn perform(admin: &Arc<Admin>, action: Action, call: Call) -> Answer {
         Action::Describe => connections::describe(admin, &call).await,
         Action::List => connections::list(admin, &call).await,
         Action::Endings => endings::list(admin, &call),
+        Action::Top => top::top(admin, &call).await,
         Action::Close => connections::close(admin, &call).await,
         Action::Subscribe => connections::subscribe(admin, &call).await,
         Action::Unsubscribe => connections::unsubscribe(admin, &call).await,

@@ -17,6 +17,7 @@ mod publish;
 mod query;
 mod router;
 mod server;
+mod top;
 
 #[cfg(test)]
 mod tests;
@@ -115,6 +116,8 @@ pub(crate) struct Admin {
     pub(crate) tokens: auth::Tokens,
     /// The endings of late.
     pub(crate) recent: Arc<Recent>,
+    /// Held by whoever walks through all shards for the largest of something: one at a time.
+    pub(crate) walk: tokio::sync::Mutex<()>,
     /// Largest request body, in bytes.
     pub(crate) request_bytes_max: usize,
     /// Set by whoever drains the node, never cleared.
@@ -133,6 +136,11 @@ impl Admin {
     /// Whether the node is going away.
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// How many shards there are.
+    fn shards(&self) -> u16 {
+        self.stats.len() as u16
     }
 
     /// A sum over all shards.

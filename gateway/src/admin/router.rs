@@ -19,6 +19,7 @@ pub(super) enum Action {
     Describe,
     List,
     Endings,
+    Top,
     Close,
     Subscribe,
     Unsubscribe,
@@ -51,7 +52,7 @@ const fn entry(method: Method, pattern: &'static str, role: Role, access: Access
 /// The table. A segment in braces takes any one segment. The page holds nothing secret and cannot send a token
 /// before it is there, so it is open; what it fetches is not.
 #[rustfmt::skip]
-static TABLE: [Entry; 15] = [
+static TABLE: [Entry; 16] = [
     entry(Method::GET,    "/livez",                                 Role::Health, Access::Open,  Action::Livez),
     entry(Method::GET,    "/readyz",                                Role::Health, Access::Open,  Action::Readyz),
     entry(Method::GET,    "/metrics",                               Role::Health, Access::Open,  Action::Metrics),
@@ -60,6 +61,7 @@ static TABLE: [Entry; 15] = [
     entry(Method::POST,   "/v1/connections/{id}/messages",          Role::Api,    PUBLISH,       Action::Send),
     entry(Method::GET,    "/v1/connections/{id}",                   Role::Api,    READ,          Action::Describe),
     entry(Method::GET,    "/v1/connections",                        Role::Api,    READ,          Action::List),
+    entry(Method::GET,    "/v1/top",                                Role::Api,    READ,          Action::Top),
     entry(Method::GET,    "/v1/endings",                            Role::Api,    READ,          Action::Endings),
     entry(Method::DELETE, "/v1/connections/{id}",                   Role::Api,    CLOSE,         Action::Close),
     entry(Method::PUT,    "/v1/connections/{id}/channels/{channel}", Role::Api,   PUBLISH,       Action::Subscribe),

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use backend::Embedded;
-use bridge::command::{NotSubscribed, Traffic};
+use bridge::command::{ChannelRanking, NotSubscribed, Ranking, Traffic};
 use bridge::mailbox::mailbox;
 use bridge::{Address, Channel, Command, ConnId, Delivered, Description, Inbox, Page, Wake};
 use bytes::Bytes;
@@ -18,6 +18,8 @@ use super::auth::Tokens;
 use super::dispatch::Endpoint;
 use super::*;
 use crate::metrics::{Descriptors, Sources};
+
+mod inspection;
 
 /// Wakes a scripted shard.
 struct Bell(Notify);
@@ -32,6 +34,8 @@ impl Wake for Bell {
 struct Scripted {
     shard: u16,
     open: BTreeSet<u32>,
+    /// Subscribers that channels have which it does not name.
+    floor: u64,
 }
 
 impl Scripted {
@@ -60,7 +64,10 @@ impl Scripted {
             traffic: Traffic { messages_in: 1, messages_out: 2, bytes_in: 3, bytes_out: 4 },
             backlog_frames: 0,
             backlog_bytes: 0,
+            partial_bytes: 0,
             phase: "open",
+            closing: None,
+            paused: vec![bridge::Pause::Reply],
         }
     }
 
@@ -104,6 +111,32 @@ impl Scripted {
                 let connections = slots.into_iter().map(|slot| self.describe(slot)).collect();
                 let _ = reply.send(Page { connections, next });
             }
+            // Each slice is one slot; connection n has moved 10 n and as many more as its shard's number.
+            Command::Rank { after, limit, reply, .. } => {
+                let slot = after.map_or(0, |slot| slot + 1);
+                let amount = u64::from(slot) * 10 + u64::from(self.shard);
+                let address = Address { shard: self.shard, slot, generation: 1 };
+                let top = self.open.contains(&slot).then_some((amount, address)).into_iter().take(limit);
+                let _ = reply.send(Ranking { top: top.collect(), next: (slot < 2).then_some(slot) });
+            }
+            // Shard 0 names a and b in two slices, shard 1 names c; each has as many on the other, where it is not named.
+            Command::RankChannels { after, reply, .. } => {
+                let (top, next) = match (self.shard, after) {
+                    (0, None) => ((7, "a"), Some(0)),
+                    (0, Some(_)) => ((5, "b"), None),
+                    (_, _) => ((6, "c"), None),
+                };
+                let top = vec![(top.0, Channel::parse(top.1).unwrap())];
+                let _ = reply.send(ChannelRanking { top, floor: self.floor, next });
+            }
+            Command::CountSubscribers { channels, reply } => {
+                let count = |channel: &Channel| match channel.as_str() {
+                    "a" => 7,
+                    "b" => 5,
+                    _ => 6,
+                };
+                let _ = reply.send(channels.iter().map(count).collect());
+            }
             Command::Drain { .. } => {}
         }
     }
@@ -111,12 +144,16 @@ impl Scripted {
 
 /// A node of two shards with three connections each, all of them subscribed to `room.1`.
 fn node(tokens: Tokens) -> Admin {
+    node_with_floor(tokens, 0)
+}
+
+fn node_with_floor(tokens: Tokens, floor: u64) -> Admin {
     let mut mailboxes = Vec::new();
     for shard in 0..2 {
         let bell = Arc::new(Bell(Notify::new()));
         let (mailbox, inbox) = mailbox(8, 1 << 20, Arc::<Bell>::clone(&bell));
         mailboxes.push(mailbox);
-        tokio::spawn(Scripted { shard, open: (0..3).collect() }.run(inbox, bell));
+        tokio::spawn(Scripted { shard, open: (0..3).collect(), floor }.run(inbox, bell));
     }
     admin(tokens, mailboxes)
 }
@@ -143,6 +180,7 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
         routes: vec![RouteInfo { name: "rooms".to_owned(), path: "/rooms/{room}".to_owned() }],
         tokens,
         recent: Arc::new(Recent::new(100)),
+        walk: tokio::sync::Mutex::new(()),
         request_bytes_max: 100,
         draining: Arc::default(),
         clock: Box::new(|| 1000),
@@ -313,6 +351,7 @@ async fn a_connection_is_described_sent_to_and_closed_until_it_is_gone() {
     let path = format!("/v1/connections/{}", id(1, 2));
     let (status, body) = ask(&endpoint, &format!("GET {path}"), "").await;
     assert_eq!((status, &body["id"], &body["route"]), (200, &id(1, 2).into(), &"rooms".into()));
+    assert_eq!((&body["user"], &body["paused"]), (&Value::Null, &serde_json::json!(["reply"])));
     assert_eq!((&body["age_ms"], &body["channels"][0]), (&1200.into(), &"room.1".into()));
     assert_eq!(ask(&endpoint, &format!("POST {path}/messages {TEXT}"), "hi").await.0, 202);
     assert_eq!(ask(&endpoint, &format!("PUT {path}/channels/news"), "").await.0, 204);
@@ -375,54 +414,6 @@ async fn pages_show_every_connection_once_whatever_their_size() {
     }
     for query in ["page_size=0", "page_size=1001", "page_token=x", "page=1"] {
         assert_eq!(refusal(&endpoint, &format!("GET /v1/connections?{query}"), "").await.0, 400, "{query}");
-    }
-}
-
-#[tokio::test]
-async fn endings_are_found_by_whose_they_were_and_why() {
-    use bridge::{EndReason, Ending};
-    let admin = node(Tokens::none());
-    for slot in 0..10 {
-        let peer = if slot < 3 { "2001:db8::" } else { "192.0.2.7" };
-        let ending = Ending {
-            address: Address { shard: 1, slot, generation: 1 },
-            peer: peer.parse().unwrap(),
-            route: 0,
-            reason: if slot % 2 == 0 { EndReason::ClientClose } else { EndReason::SlowConsumer },
-            age_ticks: 5,
-            traffic: Traffic { messages_in: 1, messages_out: 2, bytes_in: 3, bytes_out: 4 },
-            sent_code: (slot % 2 == 1).then_some(1013),
-            received_code: None,
-        };
-        admin.recent.keep(u64::from(slot) * 1000, ending);
-    }
-    let endpoint = endpoint(admin);
-    let (status, body) = ask(&endpoint, "GET /v1/endings?limit=1", "").await;
-    let newest = &body["endings"][0];
-    assert_eq!((status, &newest["id"], &newest["ended_ms"]), (200, &id(1, 9).into(), &9000.into()));
-    assert_eq!((&newest["reason"], &newest["sent_code"]), (&"slow_consumer".into(), &1013.into()));
-    assert_eq!((&newest["route"], &newest["user"]), (&"rooms".into(), &Value::Null));
-    assert_eq!((&body["more"], &body["oldest_ms"]), (&true.into(), &0.into()));
-    for (query, count) in [
-        ("", 10),
-        ("reason=client_close", 5),
-        ("peer=2001:db8::77", 3),
-        ("peer=192.0.0.0/16&reason=slow_consumer", 4),
-        ("route=rooms&since=8000", 2),
-        ("since=1h", 0),
-        ("user=alice", 0),
-    ] {
-        let (status, body) = ask(&endpoint, &format!("GET /v1/endings?{query}"), "").await;
-        assert_eq!((status, body["endings"].as_array().unwrap().len()), (200, count), "{query}");
-    }
-    for query in
-        ["reason=bored", "route=none", "peer=localhost", "since=soon", "limit=0", "limit=1001", "by=me"]
-    {
-        assert_eq!(
-            refusal(&endpoint, &format!("GET /v1/endings?{query}"), "").await.1,
-            "bad_request",
-            "{query}"
-        );
     }
 }
 

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 
 use crate::channel::Channel;
+use crate::ending::EndReason;
 use crate::id::Address;
 use crate::message::Message;
+use crate::stats::Pause;
 
 /// The connection was not there: it ended, or never was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,33 @@ pub enum Command {
         limit: usize,
         /// The page.
         reply: oneshot::Sender<Page>,
+    },
+    /// Name the busiest connections among the next slots; a slice of a walk over the table.
+    Rank {
+        /// Busy with what.
+        by: RankBy,
+        /// Start behind this slot; `None` starts at the first.
+        after: Option<u32>,
+        /// Most connections in the answer.
+        limit: usize,
+        /// They.
+        reply: oneshot::Sender<Ranking>,
+    },
+    /// Name the channels with most subscribers on the shard among the next slots; a slice of a walk over the channels.
+    RankChannels {
+        /// Start behind this slot; `None` starts at the first.
+        after: Option<u32>,
+        /// Most channels in the answer.
+        limit: usize,
+        /// They.
+        reply: oneshot::Sender<ChannelRanking>,
+    },
+    /// Count the subscribers of these channels on the shard.
+    CountSubscribers {
+        /// Which; at most some hundreds, each is looked up.
+        channels: Arc<[Channel]>,
+        /// As many numbers, in the same order.
+        reply: oneshot::Sender<Vec<u32>>,
     },
     /// Stop accepting and close everybody politely within `ticks` of 100 ms; then the shard ends.
     Drain {
@@ -191,8 +220,14 @@ pub struct Description {
     pub backlog_frames: u32,
     /// Bytes that wait for its socket.
     pub backlog_bytes: u32,
-    /// `open` or `closing`.
+    /// Memory held for what has arrived of it in part.
+    pub partial_bytes: u64,
+    /// `open`, `pong_wait` (silent, a ping is out), `closing`, `lingering` or `ended`.
     pub phase: &'static str,
+    /// Why it is being closed, and the code it was sent.
+    pub closing: Option<(EndReason, Option<u16>)>,
+    /// Why it is not read; empty when it is.
+    pub paused: Vec<Pause>,
 }
 
 /// What a connection has moved so far; payload bytes, without frame headers, counted when handed on.
@@ -213,6 +248,35 @@ pub struct Traffic {
 pub struct Page {
     /// In slot order.
     pub connections: Vec<Description>,
+    /// The slot to go on behind, or `None` at the end.
+    pub next: Option<u32>,
+}
+
+/// What makes a connection a busy one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RankBy {
+    /// Payload bytes in both directions.
+    Bytes,
+    /// Messages in both directions.
+    Messages,
+}
+
+/// The busiest connections of a slice of a shard's table.
+#[derive(Clone, Debug, Default)]
+pub struct Ranking {
+    /// How much, and who; the most first.
+    pub top: Vec<(u64, Address)>,
+    /// The slot to go on behind, or `None` at the end.
+    pub next: Option<u32>,
+}
+
+/// The channels with most subscribers of a slice of a shard's channels.
+#[derive(Clone, Debug, Default)]
+pub struct ChannelRanking {
+    /// How many on this shard, and which; the most first.
+    pub top: Vec<(u64, Channel)>,
+    /// Most subscribers of any channel of the slice that is not named.
+    pub floor: u64,
     /// The slot to go on behind, or `None` at the end.
     pub next: Option<u32>,
 }

@@ -20,6 +20,7 @@ mod egress;
 mod fanout;
 mod handshake;
 mod ingest;
+mod inspect;
 pub mod limit;
 mod mail;
 pub mod net;

@@ -1,8 +1,8 @@
 //! Commands from the rest of the program, a budget of them per turn, and only while there is room for what they
 //! start: a full fan-out leaves them in the mailbox, whose bound the publishers feel.
 
-use bridge::command::{Gone, NotSubscribed, Traffic};
-use bridge::{Address, Channel, Command, Description, EndReason, Message, Page};
+use bridge::command::{Gone, NotSubscribed};
+use bridge::{Address, Channel, Command, EndReason, Message};
 use store::{Key, NONE, Phase};
 
 use crate::cold::Then;
@@ -11,8 +11,6 @@ use crate::turn::{Shard, budget};
 
 /// Commands per turn.
 const MAIL_PER_TURN: usize = 256;
-/// Slots looked at for one page: a sparse table is listed in several pages rather than in one long step.
-const SLOTS_PER_PAGE: u32 = 65_536;
 
 impl<N: Net> Shard<N> {
     /// Takes commands out of the mailbox.
@@ -46,11 +44,19 @@ impl<N: Net> Shard<N> {
                 let _ = reply.send(self.unsubscribe_by_command(whom, &channel));
             }
             Command::Describe { whom, reply } => {
-                let description = self.open(whom).map(|key| Box::new(self.describe(key)));
-                let _ = reply.send(description);
+                let _ = reply.send(self.describe_by_command(whom));
             }
             Command::List { after, limit, reply } => {
                 let _ = reply.send(self.list(after, limit));
+            }
+            Command::Rank { by, after, limit, reply } => {
+                let _ = reply.send(self.rank(by, after, limit));
+            }
+            Command::RankChannels { after, limit, reply } => {
+                let _ = reply.send(self.rank_channels(after, limit));
+            }
+            Command::CountSubscribers { channels, reply } => {
+                let _ = reply.send(self.count_subscribers(&channels));
             }
             Command::Drain { ticks } => self.start_drain(ticks),
         }
@@ -99,68 +105,6 @@ impl<N: Net> Shard<N> {
             self.switchboard.leave(self.shard, channel);
         }
         Ok(())
-    }
-
-    fn describe(&self, key: Key) -> Description {
-        let mut description = Description {
-            address: self.address(key),
-            peer: String::new(),
-            route: 0,
-            age_ticks: 0,
-            quiet_ticks: 0,
-            channels: Vec::new(),
-            traffic: self.traffic(key),
-            backlog_frames: 0,
-            backlog_bytes: 0,
-            phase: "open",
-        };
-        if let Some(conn) = self.conns.get(key) {
-            description.peer = self.gate.peers().address(conn.admission.peer()).to_string();
-            description.route = conn.route;
-            description.age_ticks = self.now.saturating_sub(conn.opened);
-            description.quiet_ticks = self.now.saturating_sub(conn.last_received);
-            let names = self.channels.of(conn.first_subscription);
-            description.channels = names
-                .filter_map(|channel| self.channels.name(channel))
-                .map(|name| Channel::from_checked(name.clone()))
-                .collect();
-            if !matches!(conn.phase, Phase::Open | Phase::PongWait) {
-                description.phase = "closing";
-            }
-        }
-        if let Some(rare) = self.rare(key) {
-            description.backlog_frames = rare.queue.entries();
-            description.backlog_bytes = rare.queue.bytes();
-        }
-        description
-    }
-
-    fn list(&self, after: Option<u32>, limit: usize) -> Page {
-        let start = after.map_or(0, |slot| slot.saturating_add(1));
-        let end = self.conns.end().min(start.saturating_add(SLOTS_PER_PAGE));
-        let mut page = Page::default();
-        for key in self.conns.keys_in(start..end) {
-            let listed = self.conns.get(key).is_some_and(|conn| conn.phase != Phase::Handshake);
-            if listed && self.opened(key) {
-                page.connections.push(self.describe(key));
-            }
-            if page.connections.len() >= limit {
-                page.next = Some(key.index());
-                return page;
-            }
-        }
-        page.next = (end < self.conns.end()).then(|| end - 1);
-        page
-    }
-
-    pub(crate) fn traffic(&self, key: Key) -> Traffic {
-        let tally = self.conns.tally(key);
-        Traffic {
-            messages_in: tally.messages_in,
-            messages_out: tally.messages_out,
-            bytes_in: tally.bytes_in,
-            bytes_out: tally.bytes_out,
-        }
     }
 
     /// Counts messages to a connection.

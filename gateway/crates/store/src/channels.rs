@@ -109,6 +109,8 @@ pub struct Channels {
     hasher: RandomState,
     generations: Generations,
     capacity: u32,
+    /// One past the highest slot ever used by a channel.
+    end: u32,
 }
 
 /// Joining and leaving.
@@ -126,6 +128,7 @@ impl Channels {
             hasher: RandomState::new(),
             generations: Generations::default(),
             capacity: capacity_channels,
+            end: 0,
         }
     }
 
@@ -272,6 +275,19 @@ impl Channels {
         self.channels.iter().map(|(_, channel)| &channel.name)
     }
 
+    /// Slot, name and subscribers of the channels in a range of slots: a slice of a walk over all of them, which is over at
+    /// [`Channels::end`].
+    pub fn slots(&self, slots: std::ops::Range<u32>) -> impl Iterator<Item = (u32, &Arc<str>, u32)> {
+        (slots.start..slots.end.min(self.end)).filter_map(|slot| {
+            self.channels.get(slot as usize).map(|channel| (slot, &channel.name, channel.subscribers))
+        })
+    }
+
+    /// One past the highest slot ever used by a channel.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
     /// Channels with subscribers.
     pub fn len(&self) -> u32 {
         self.channels.len() as u32
@@ -328,6 +344,7 @@ impl Channels {
             cursor: NONE,
             subscribers: 0,
         }) as u32;
+        self.end = self.end.max(slot + 1);
         let (channels, hasher) = (&self.channels, &self.hasher);
         let hash_of = |&slot: &u32| hasher.hash_one(&*channels[slot as usize].name);
         let hash = hash_of(&slot);

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use bridge::command::{Gone, NotSubscribed};
+use bridge::command::{Gone, NotSubscribed, RankBy};
 use bridge::id::Address;
 use bridge::{Channel, Command, Delivered, Kind, Message, Receipt};
 use tokio::sync::oneshot;
@@ -170,7 +170,7 @@ impl World {
     }
 
     fn close_or_look(&mut self, number: usize, whom: Address, shard: usize) {
-        match self.rng.u8(..3) {
+        match self.rng.u8(..5) {
             0 => {
                 let code = 4000 + self.rng.u16(..100);
                 let reason = "goodbye ".repeat(self.rng.usize(..30)).into();
@@ -182,6 +182,15 @@ impl World {
             1 => {
                 let (reply, _) = oneshot::channel();
                 self.command(shard, Command::Describe { whom, reply });
+            }
+            2 => {
+                let (reply, _) = oneshot::channel();
+                let by = [RankBy::Bytes, RankBy::Messages][self.rng.usize(..2)];
+                self.command(shard, Command::Rank { by, after: None, limit: 5, reply });
+            }
+            3 => {
+                let (reply, _) = oneshot::channel();
+                self.command(shard, Command::RankChannels { after: None, limit: 2, reply });
             }
             _ => {
                 let (reply, _) = oneshot::channel();

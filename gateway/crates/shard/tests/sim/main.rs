@@ -10,6 +10,7 @@ mod bad_input;
 mod client;
 mod flow;
 mod frames;
+mod looks;
 mod model;
 mod pressure;
 mod proxied;

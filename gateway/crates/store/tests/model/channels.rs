@@ -136,6 +136,16 @@ impl Pair {
             let indices = names.iter().map(|name| self.expected[name].index);
             assert!(self.channels.of(*first).eq(indices));
         }
+        // A walk in slices of three sees every channel once.
+        let slices = (0..self.channels.end().div_ceil(3)).map(|slice| slice * 3..slice * 3 + 3);
+        let walked = slices.flat_map(|slots| self.channels.slots(slots));
+        let mut walked: Vec<_> =
+            walked.map(|(_, name, subscribers)| (&**name, subscribers as usize)).collect();
+        walked.sort_unstable();
+        let mut sizes: Vec<_> =
+            self.expected.iter().map(|(name, channel)| (&**name, channel.members.len())).collect();
+        sizes.sort_unstable();
+        assert_eq!(walked, sizes);
         let mut names: Vec<_> = self.channels.names().collect();
         names.sort();
         assert!(names.into_iter().eq(self.expected.keys()));
