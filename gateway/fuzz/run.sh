@@ -14,7 +14,7 @@ if ! [[ "$seconds" =~ ^[1-9][0-9]*$ ]]; then
 fi
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-    targets=(frame head assembly)
+    targets=(frame head assembly proxied)
 fi
 
 command -v g++ >/dev/null || {
