@@ -264,6 +264,8 @@ section! {
     Drain ["drain"]
     /// From SIGTERM to the end of the process. Zero: at once.
     deadline: Duration = Duration::from_secs(10), Time { min: Duration::ZERO, max: Duration::from_secs(3600) };
+    /// Of that, seconds in which the listeners go on accepting: balancers are late. At most half of it is used.
+    accept_seconds: u32 = 0, Number { min: 0, max: 3600 };
 }
 
 impl Default for Settings {

@@ -62,6 +62,7 @@ filter = "warn,shard=trace"
 endings_per_second = 0
 [drain]
 deadline = "0s"
+accept_seconds = 3
 [[route]]
 name = "lobby"
 path = "/rooms/lobby"

@@ -9,34 +9,32 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use backend::{Embedded, Publisher};
 use bridge::event::Batch;
-use bridge::{Command, Epoch, NodeName, Switchboard};
+use bridge::{Epoch, NodeName, Switchboard};
 use config::Settings;
 use net::{Clock, descriptors};
 use shard::Identity;
 use shard::limit::{Gate, GateSizes};
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use crate::admin::auth::Tokens;
 use crate::admin::{self, Admin, Role, RoleSet, RouteInfo};
 use crate::endings::EndingsLog;
+use crate::lifecycle::{Before, Lifecycle, ORDERS_MAX, Order, say_farewell};
 use crate::metrics::{Descriptors, Metrics, Sources};
 use crate::node::{self, Plan};
 use crate::recent::Recent;
+use crate::service::Supervisor;
 use crate::shards::{Bench, Blueprint, Running, THREAD_PREFIX};
 use crate::signals::Signals;
 use crate::{logging, rules};
 
 /// Batches of events that may wait for the pump.
 const BATCHES_MAX: usize = 256;
-/// How often, and at which intervals, a full mailbox is asked to take the order to drain.
-const DRAIN_TRIES: usize = 10_000;
-const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// Threads of the HTTP side and the pump: they do little.
 const RUNTIME_THREADS: usize = 2;
 
@@ -57,6 +55,7 @@ struct Node {
     runtime: Runtime,
     running: Running,
     admin: Arc<Admin>,
+    orders: mpsc::Receiver<Order>,
     http: Vec<(tokio::net::TcpListener, RoleSet)>,
     batches: mpsc::Receiver<Batch>,
     endings: EndingsLog,
@@ -117,6 +116,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     });
     let routes = routes(settings);
     let route_names = routes.iter().map(|route| route.name.clone()).collect();
+    let (order, orders) = mpsc::channel(ORDERS_MAX);
     let admin = Arc::new(Admin {
         node: name.clone(),
         epoch,
@@ -133,10 +133,10 @@ fn start(settings: &Settings) -> Result<Node, String> {
         clock: Box::new(move || clock.ms()),
         websocket_address,
         metrics,
-        drain: Arc::new(Notify::new()),
+        orders: order,
     });
     let endings = EndingsLog::new(name, epoch, route_names, clock, settings.log.endings_per_second, recent);
-    Ok(Node { runtime, running, admin, http, batches, endings, signals })
+    Ok(Node { runtime, running, admin, orders, http, batches, endings, signals })
 }
 
 /// The routes by number, as they are shown.
@@ -211,7 +211,7 @@ fn announce(
 
 impl Node {
     fn serve(self, settings: &Settings) -> ExitCode {
-        let Self { runtime, running, admin, http, batches, mut endings, mut signals } = self;
+        let Self { runtime, running, admin, orders, http, batches, mut endings, signals } = self;
         let (stop, _) = tokio::sync::watch::channel(false);
         let stopped = || {
             let mut stop = stop.subscribe();
@@ -226,30 +226,18 @@ impl Node {
                 runtime.spawn(admin::serve(listener, roles, Arc::clone(&admin), stopped()))
             })
             .collect();
-        let ticks = rules::ticks(settings.drain.deadline);
-        let (draining, drain) = (Arc::clone(&admin), Arc::clone(&admin.drain));
-        runtime.spawn(async move {
-            let by_request = tokio::select! {
-                name = signals.next() => {
-                    tracing::info!(signal = name, "draining");
-                    false
-                }
-                () = drain.notified() => {
-                    tracing::info!("draining by request");
-                    true
-                }
-            };
-            draining.draining.store(true, Ordering::Release);
-            begin_drain(&draining.switchboard, ticks).await;
-            if by_request {
-                // Whoever asks for a drain before stopping a node says the same thing twice, and is not in a hurry.
-                let name = signals.next().await;
-                tracing::info!(signal = name, "draining already");
-            }
-            let name = signals.next().await;
-            tracing::warn!(signal = name, "told twice: ending at once");
-            exit_at_once();
-        });
+        let stats = admin.stats.clone();
+        let before = Before::default();
+        let lifecycle = Lifecycle {
+            signals,
+            orders,
+            admin,
+            service: Supervisor::find(),
+            before: before.clone(),
+            drain: settings.drain.clone(),
+            close: settings.timeouts.close,
+        };
+        runtime.spawn(lifecycle.run());
 
         let result = running.wait();
         let _ = stop.send(true);
@@ -261,7 +249,7 @@ impl Node {
         });
         match result {
             Ok(()) => {
-                tracing::info!("drained, nobody left");
+                say_farewell(&stats, &before);
                 ExitCode::SUCCESS
             }
             Err(error) => {
@@ -271,23 +259,4 @@ impl Node {
             }
         }
     }
-}
-
-/// Tells every shard. A mailbox that is full has room again within a turn or two; one whose shard is gone never has,
-/// and the process ends for that reason.
-async fn begin_drain(switchboard: &Switchboard, ticks: u32) {
-    for mailbox in switchboard.mailboxes() {
-        for _ in 0..DRAIN_TRIES {
-            if mailbox.send(Command::Drain { ticks }).is_ok() {
-                break;
-            }
-            tokio::time::sleep(DRAIN_PAUSE).await;
-        }
-    }
-}
-
-/// Somebody asked twice.
-#[allow(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait for destructors")]
-fn exit_at_once() -> ! {
-    std::process::exit(1)
 }

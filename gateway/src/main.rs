@@ -5,11 +5,13 @@
 mod admin;
 mod app;
 mod endings;
+mod lifecycle;
 mod logging;
 mod metrics;
 mod node;
 mod recent;
 mod rules;
+mod service;
 mod shards;
 mod signals;
 

@@ -66,6 +66,8 @@ const COUNTERS: &[Sum] = &[
     ("gateway_publishes_delayed_total", |s| s.publishes_delayed.value(), "Publishes of clients that waited because a mailbox was full."),
     ("gateway_deliveries_total", |s| s.deliveries.value(), "Subscribers that messages were due to, summed over messages."),
     ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited for a socket that took no more."),
+    ("gateway_goodbyes_total", |s| s.goodbyes.value(), "Connections told to go by a drain or a shed."),
+    ("gateway_connections_cut_total", |s| s.cut.value(), "Connections cut because they were still there at a drain's deadline."),
     ("gateway_deliveries_dropped_total", |s| s.deliveries_dropped.value(), "Deliveries not made because the connection was closed for its backlog."),
 ];
 

@@ -193,6 +193,8 @@ impl Thread {
         let number = self.number;
         let listener = match self.listen() {
             Ok((listener, address)) => {
+                // The kernel queues for it from now on; a shard that is slow to start must not look closed.
+                self.stats.listening.set(1);
                 let _ = report.send(Ok(address));
                 listener
             }

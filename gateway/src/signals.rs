@@ -1,13 +1,33 @@
-//! What the process is told from outside: the first SIGTERM or SIGINT drains, the second ends at once.
+//! What the process is told from outside, as signals. Owns which signals there are; what follows from them is decided
+//! by the lifecycle.
 
 use std::io;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
-/// Listens for both signals.
+/// One that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// SIGTERM: go.
+    Terminate,
+    /// SIGINT: go.
+    Interrupt,
+}
+
+impl Signal {
+    /// As the system calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+}
+
+/// Listens for all of them.
 pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -19,11 +39,11 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The name of the next one.
-    pub(crate) async fn next(&mut self) -> &'static str {
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Signal::Terminate,
+            _ = self.interrupt.recv() => Signal::Interrupt,
         }
     }
 }

@@ -6,12 +6,14 @@ mod harness;
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use harness::{CLOSE, Client, Gateway, PATIENCE, frame};
 use nix::sys::signal::Signal;
 
 const PATIENT: &str = "[drain]\ndeadline = '1m'\n[timeouts]\nclose = '1m'";
+/// Most of it goes to goodbyes.
+const BRISK: &str = "[drain]\ndeadline = '4s'\n[timeouts]\nclose = '1m'";
 
 /// The gateway's goodbye: `retry_ms` out of a reason in JSON.
 #[track_caller]
@@ -25,16 +27,73 @@ fn retry_ms(goodbye: &(u16, String)) -> u64 {
 #[test]
 fn everybody_is_told_1001_with_a_time_of_their_own_and_the_gateway_ends_well() {
     const CLIENTS: usize = 40;
-    let gateway = Gateway::start(PATIENT);
+    let gateway = Gateway::start(BRISK);
     let clients: Vec<Client> = (0..CLIENTS).map(|_| gateway.client("/rooms/lobby")).collect();
+    let started = Instant::now();
     gateway.signal(Signal::SIGTERM);
-    let retries: BTreeSet<u64> = clients.into_iter().map(|client| retry_ms(&client.told_to_go())).collect();
+    let told: Vec<_> = clients
+        .into_iter()
+        .map(|client| {
+            std::thread::spawn(move || {
+                let goodbye = client.told_to_go();
+                (started.elapsed(), retry_ms(&goodbye))
+            })
+        })
+        .collect();
+    let mut told: Vec<_> = told.into_iter().map(|client| client.join().unwrap()).collect();
+    let retries: BTreeSet<u64> = told.iter().map(|(_, retry)| *retry).collect();
     assert!(retries.len() > CLIENTS / 2, "they would all come back at once: {retries:?}");
     assert!(retries.iter().all(|retry| *retry < 10_000), "{retries:?}");
+    // Three of the four seconds are for goodbyes, which are spread over them.
+    told.sort();
+    assert!(told[CLIENTS / 4].0 > Duration::from_millis(300), "{told:?}");
+    assert!(told[CLIENTS - 1].0 > Duration::from_millis(2000), "{told:?}");
     let (code, log) = gateway.wait();
     assert_eq!(code, Some(0), "{log}");
-    let endings = log.lines().filter(|line| line.contains("going_away")).count();
-    assert_eq!(endings, CLIENTS, "{log}");
+    let endings = log.lines().filter(|line| line.contains("connection ended") && line.contains("going_away"));
+    assert_eq!(endings.count(), CLIENTS, "{log}");
+    let farewell = log.lines().find(|line| line.contains("nobody left")).unwrap();
+    assert!(farewell.contains("going_away=40") && farewell.contains("\"cut\":0"), "{farewell}");
+}
+
+#[test]
+fn while_balancers_are_late_new_clients_are_served_and_health_is_red() {
+    let gateway = Gateway::start("[drain]\ndeadline = '6s'\naccept_seconds = 2");
+    let early = gateway.client("/rooms/lobby");
+    gateway.http().call("POST", "/v1/drain").good(202);
+    gateway.http().call("GET", "/readyz").good(503);
+    let late = gateway.client("/rooms/lobby");
+    assert_eq!(gateway.metrics().sum("gateway_shard_listening"), 2.0);
+    retry_ms(&early.told_to_go());
+    retry_ms(&late.told_to_go());
+    assert_eq!(gateway.wait().0, Some(0));
+}
+
+#[test]
+fn a_drain_by_request_takes_the_time_it_was_given() {
+    let gateway = Gateway::start(PATIENT);
+    let mut deaf = gateway.upgraded("/rooms/lobby");
+    gateway.http().call("POST", "/v1/drain?seconds=1").good(202);
+    assert!(!deaf.rest().is_empty(), "it was told");
+    let (code, log) = gateway.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("\"cut\":1"), "{log}");
+}
+
+#[test]
+fn a_shed_tells_a_share_to_go_and_the_gateway_serves_on() {
+    const CLIENTS: usize = 40;
+    let gateway = Gateway::start("");
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| gateway.client("/rooms/lobby")).collect();
+    let answer = gateway.http().call("POST", "/v1/shed?fraction=0.5&seconds=1").good(202).json();
+    let told = answer["connections"].as_u64().unwrap();
+    assert!((19..=21).contains(&told), "half of each shard, rounded: {told}");
+    gateway.until("the share was told", |m| m.value("gateway_goodbyes_total") == told as f64);
+    let listening = gateway.http().call("GET", "/readyz").good(200).json();
+    assert_eq!(listening["ready"], true);
+    let new = gateway.client("/rooms/lobby");
+    drop((clients, new));
+    gateway.stop();
 }
 
 #[test]
@@ -50,7 +109,7 @@ fn a_gateway_that_holds_nobody_ends_at_once() {
 
 #[test]
 fn while_it_drains_nobody_new_comes_in_and_health_says_why() {
-    let gateway = Gateway::start(PATIENT);
+    let gateway = Gateway::start(BRISK);
     let mut stays = gateway.upgraded("/rooms/lobby");
     let mut half = gateway.raw();
     half.send(b"GET /echo HTTP/1.1\r\n");
@@ -60,14 +119,14 @@ fn while_it_drains_nobody_new_comes_in_and_health_says_why() {
     let mut http = gateway.http();
     gateway.signal(Signal::SIGTERM);
     retry_ms(&stays.goodbye());
-    assert_eq!(half.rest(), b"", "who was not in yet is hung up on");
+    let told = String::from_utf8(half.rest()).unwrap();
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("Retry-After: "), "{told}");
     harness::eventually("the listeners are closed", || TcpStream::connect(gateway.ws).is_err().then_some(()));
     let ready = http.call("GET", "/readyz").good(503).json();
     assert_eq!((&ready["ready"], &ready["reason"]), (&false.into(), &"draining".into()));
     http.call("GET", "/livez").good(200);
     assert_eq!(http.call("GET", "/v1/node").good(200).json()["draining"], true);
-    // One of the attempts to connect may have come in just before the last listener closed.
-    let metrics = gateway.until("the half one was counted", |m| m.turned("going_away") >= 1.0);
+    let metrics = gateway.metrics();
     assert_eq!(metrics.sum("gateway_shard_listening"), 0.0);
     stays.send(&frame(0x80 | CLOSE, &1001_u16.to_be_bytes()));
     assert_eq!(stays.rest(), b"");

@@ -162,6 +162,7 @@ async fn perform(admin: &Arc<Admin>, action: Action, call: Call) -> Answer {
         Action::Unsubscribe => connections::unsubscribe(admin, &call).await,
         Action::Page => Ok(page::page(admin)),
         Action::Node => node::describe(admin),
-        Action::Drain => Ok(node::drain(admin)),
+        Action::Drain => node::drain(admin, &call),
+        Action::Shed => node::shed(admin, &call).await,
     }
 }

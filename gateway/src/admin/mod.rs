@@ -27,8 +27,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bridge::{Epoch, NodeName, Stats, Switchboard};
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 
+use crate::lifecycle::Order;
 use crate::metrics::Metrics;
 use crate::recent::Recent;
 pub(crate) use endings::unix_ms;
@@ -128,8 +129,8 @@ pub(crate) struct Admin {
     pub(crate) websocket_address: SocketAddr,
     /// What `/metrics` shows.
     pub(crate) metrics: Metrics,
-    /// Rung by `POST /v1/drain`; whoever waits does what SIGTERM does.
-    pub(crate) drain: Arc<Notify>,
+    /// Orders for the node as a whole, which signals give as well.
+    pub(crate) orders: mpsc::Sender<Order>,
 }
 
 impl Admin {

@@ -40,6 +40,8 @@ pub(super) enum Reason {
     SlowRequest,
     /// The connection, or its shard, has as many channels as it may.
     ChannelsFull,
+    /// The node is going away.
+    Draining,
     /// The body or the batch is too large.
     TooLarge,
     /// The content type says neither text nor binary.
@@ -72,6 +74,7 @@ impl Reason {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::SlowRequest => "slow_request",
             Self::ChannelsFull => "channels_full",
+            Self::Draining => "draining",
             Self::TooLarge => "too_large",
             Self::UnsupportedType => "unsupported_type",
             Self::Busy => "busy",
@@ -94,7 +97,7 @@ impl Reason {
             Self::NotFound | Self::Gone => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowRequest => StatusCode::REQUEST_TIMEOUT,
-            Self::ChannelsFull => StatusCode::CONFLICT,
+            Self::ChannelsFull | Self::Draining => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Busy | Self::ShardSilent | Self::BusAway => StatusCode::SERVICE_UNAVAILABLE,
@@ -119,6 +122,7 @@ impl Reason {
             Self::MethodNotAllowed => "This path has other methods",
             Self::SlowRequest => "The request body did not arrive in time",
             Self::ChannelsFull => "No room for another channel",
+            Self::Draining => "The node is going away",
             Self::TooLarge => "The request is too large",
             Self::UnsupportedType => "The content type says neither text nor binary",
             Self::Busy => "A shard has no room right now",

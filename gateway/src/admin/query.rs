@@ -62,6 +62,26 @@ impl Query {
             ))),
         }
     }
+
+    /// The value of a key as a fraction from 0 to 1, in ten-thousandths, if given.
+    ///
+    /// # Errors
+    /// 400 when it is no such fraction, or a finer one.
+    pub(super) fn fraction(&self, name: &'static str) -> Result<Option<u16>, Problem> {
+        let Some(text) = self.value(name) else { return Ok(None) };
+        let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |text: &str| text.len() <= 4 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let value: Option<u16> = match whole {
+            "0" | "1" if digits(rest) => format!("{whole}{rest:0<4}").parse().ok(),
+            _ => None,
+        };
+        match value.filter(|parts| *parts <= 10_000) {
+            Some(parts) => Ok(Some(parts)),
+            None => Err(bad(format!(
+                "{name} is a number from 0 to 1 with at most four decimals; mend the query."
+            ))),
+        }
+    }
 }
 
 fn bad(detail: String) -> Problem {
@@ -84,6 +104,21 @@ mod tests {
         assert_eq!(query.value("reason"), Some("going away!"));
         assert_eq!(query.number("code", 1000..=4999).unwrap(), Some(1001));
         assert_eq!(Query::parse(None, &["code"]).unwrap().number("code", 1..=2).unwrap(), None);
+    }
+
+    #[test]
+    fn a_fraction_is_read_to_the_last_of_its_decimals() {
+        let read = |text: &str| {
+            Query::parse(Some(&format!("fraction={text}")), &["fraction"]).unwrap().fraction("fraction")
+        };
+        for (text, parts) in
+            [("0", 0), ("0.25", 2500), ("0.0001", 1), ("1", 10_000), ("1.0", 10_000), ("0.", 0)]
+        {
+            assert_eq!(read(text).unwrap(), Some(parts), "{text}");
+        }
+        for bad in ["", "2", "1.0001", "-0.1", "+1", "0.00001", ".5", "50%25", "0,5", "1e-1"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

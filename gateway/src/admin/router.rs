@@ -26,6 +26,7 @@ pub(super) enum Action {
     Page,
     Node,
     Drain,
+    Shed,
 }
 
 /// One line of the table.
@@ -52,7 +53,7 @@ const fn entry(method: Method, pattern: &'static str, role: Role, access: Access
 /// The table. A segment in braces takes any one segment. The page holds nothing secret and cannot send a token
 /// before it is there, so it is open; what it fetches is not.
 #[rustfmt::skip]
-static TABLE: [Entry; 16] = [
+static TABLE: &[Entry] = &[
     entry(Method::GET,    "/livez",                                 Role::Health, Access::Open,  Action::Livez),
     entry(Method::GET,    "/readyz",                                Role::Health, Access::Open,  Action::Readyz),
     entry(Method::GET,    "/metrics",                               Role::Health, Access::Open,  Action::Metrics),
@@ -69,6 +70,7 @@ static TABLE: [Entry; 16] = [
     entry(Method::GET,    "/",                                      Role::Admin,  Access::Open,  Action::Page),
     entry(Method::GET,    "/v1/node",                               Role::Admin,  Access::Admin, Action::Node),
     entry(Method::POST,   "/v1/drain",                              Role::Admin,  Access::Admin, Action::Drain),
+    entry(Method::POST,   "/v1/shed",                               Role::Admin,  Access::Admin, Action::Shed),
 ];
 
 /// An entry and the values of its variables, percent-decoded, in the order of the pattern.
@@ -97,7 +99,7 @@ pub(super) fn route(method: &Method, path: &str, roles: RoleSet) -> Result<Route
     let method = if method == Method::HEAD { &Method::GET } else { method };
     let mut elsewhere = None;
     let mut allowed = Vec::new();
-    for entry in &TABLE {
+    for entry in TABLE {
         let Some(variables) = variables(entry.pattern, path) else { continue };
         if !roles.contains(entry.role) {
             elsewhere = Some(entry.role);
@@ -148,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_entry_is_found_by_its_own_method_and_path() {
-        for entry in &TABLE {
+        for entry in TABLE {
             let path = entry.pattern.replace("{id}", "x").replace("{channel}", "x");
             assert_eq!(route(&entry.method, &path, only(entry.role)).unwrap().entry.action, entry.action);
         }
@@ -193,7 +195,7 @@ mod tests {
 
     #[test]
     fn only_health_and_the_page_are_open() {
-        for entry in &TABLE {
+        for entry in TABLE {
             let open = entry.role == Role::Health || entry.action == Action::Page;
             assert_eq!(entry.access == Access::Open, open, "{}", entry.pattern);
             assert_eq!(matches!(entry.access, Access::Api(_)), entry.role == Role::Api, "{}", entry.pattern);

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use super::auth::Tokens;
 use super::dispatch::Endpoint;
@@ -137,7 +138,10 @@ impl Scripted {
                 };
                 let _ = reply.send(channels.iter().map(count).collect());
             }
-            Command::Drain { .. } => {}
+            Command::Shed { per_ten_thousand, reply, .. } => {
+                let _ = reply.send((per_ten_thousand > 0).then_some(self.open.len() as u32));
+            }
+            Command::Drain(_) => {}
         }
     }
 }
@@ -197,7 +201,7 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
             refusal_labels: &["origin"],
             descriptors: Descriptors::Shared,
         }),
-        drain: Arc::default(),
+        orders: mpsc::channel(1).0,
     }
 }
 
@@ -320,7 +324,7 @@ async fn a_batch_of_another_form_is_refused_whole() {
 async fn full_mailboxes_are_answered_with_when_to_come_back() {
     let (mailbox, _inbox) = mailbox(1, 100, Arc::new(Bell(Notify::new())));
     let endpoint = endpoint(admin(Tokens::none(), vec![mailbox.clone()]));
-    mailbox.send(Command::Drain { ticks: 0 }).unwrap();
+    mailbox.send(Command::Drain(bridge::DrainPlan::within(0, 0, 0))).unwrap();
     let publish = format!("POST /v1/channels/room.1/messages {TEXT}");
     for request in [publish, format!("GET /v1/connections/{}", id(0, 0)), "GET /v1/connections".to_owned()] {
         let response = send(&endpoint, &request, "x").await;
@@ -441,9 +445,8 @@ async fn health_turns_red_for_a_reason_it_names() {
 }
 
 #[tokio::test]
-async fn the_node_tells_the_page_where_to_connect_and_a_drain_rings_once() {
+async fn the_node_tells_the_page_where_to_connect() {
     let admin = node(Tokens::none());
-    let drain = Arc::clone(&admin.drain);
     let endpoint = endpoint(admin);
     let (_, body) = ask(&endpoint, "GET /v1/node", "").await;
     assert_eq!((&body["websocket"], &body["routes"][0]["name"]), (&"127.0.0.1:8080".into(), &"rooms".into()));
@@ -451,14 +454,45 @@ async fn the_node_tells_the_page_where_to_connect_and_a_drain_rings_once() {
         (&body["shards"], &body["channels"], &body["bus"]["up"]),
         (&2.into(), &1.into(), &true.into())
     );
-    assert_eq!(ask(&endpoint, "POST /v1/drain", "").await.0, 202);
-    drain.notified().await;
     let page = send(&endpoint, "GET /", "").await;
     assert!(
         page.headers()["content-security-policy"]
             .to_str()
             .unwrap()
             .contains("connect-src 'self' ws://*:8080")
+    );
+}
+
+#[tokio::test]
+async fn a_drain_is_ordered_once_it_is_known_how_long_it_may_take() {
+    let (order, mut orders) = mpsc::channel(1);
+    let endpoint = endpoint(Admin { orders: order, ..node(Tokens::none()) });
+    for bad in ["seconds=x", "seconds=3601", "second=1", "seconds=1&seconds=2"] {
+        let request = format!("POST /v1/drain?{bad}");
+        assert_eq!(refusal(&endpoint, &request, "").await, (400, "bad_request".to_owned()), "{bad}");
+    }
+    assert!(orders.try_recv().is_err());
+    assert_eq!(ask(&endpoint, "GET /readyz", "").await.0, 200);
+    assert_eq!(ask(&endpoint, "POST /v1/drain?seconds=20", "").await.0, 202);
+    assert_eq!(ask(&endpoint, "GET /readyz", "").await.1["reason"], "draining", "at once");
+    assert_eq!(refusal(&endpoint, "POST /v1/drain", "").await, (503, "busy".to_owned()));
+    let ordered = orders.try_recv().unwrap();
+    assert!(matches!(ordered, Order::Drain(Some(within)) if within.as_secs() == 20), "{ordered:?}");
+    assert_eq!(refusal(&endpoint, "POST /v1/shed?fraction=1&seconds=1", "").await.1, "draining");
+}
+
+#[tokio::test]
+async fn a_shed_says_how_many_it_tells_on_all_shards() {
+    let endpoint = endpoint(node(Tokens::none()));
+    for bad in ["", "fraction=0.5", "seconds=5", "fraction=1.1&seconds=5", "fraction=0.5&seconds=-1"] {
+        let request = format!("POST /v1/shed?{bad}");
+        assert_eq!(refusal(&endpoint, &request, "").await, (400, "bad_request".to_owned()), "{bad}");
+    }
+    let (status, body) = ask(&endpoint, "POST /v1/shed?fraction=0.5&seconds=5", "").await;
+    assert_eq!((status, &body["connections"]), (202, &6.into()));
+    assert_eq!(
+        refusal(&endpoint, "POST /v1/shed?fraction=0&seconds=5", "").await,
+        (409, "draining".to_owned())
     );
 }
 

@@ -96,6 +96,14 @@ impl Gateway {
         Self::launch(text, program())
     }
 
+    /// The same, told where its service manager listens.
+    #[track_caller]
+    pub(crate) fn start_as_service(text: &str, socket: &std::path::Path) -> Self {
+        let mut command = program();
+        command.env("NOTIFY_SOCKET", socket);
+        Self::launch(text, command)
+    }
+
     /// The same under a hard limit of descriptors.
     #[track_caller]
     pub(crate) fn start_with_descriptors(text: &str, limit: u32) -> Self {

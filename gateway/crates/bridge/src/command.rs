@@ -111,11 +111,40 @@ pub enum Command {
         /// As many numbers, in the same order.
         reply: oneshot::Sender<Vec<u32>>,
     },
-    /// Stop accepting and close everybody politely within `ticks` of 100 ms; then the shard ends.
-    Drain {
-        /// Ticks until those that are left are cut.
+    /// Stop accepting and close everybody politely; then the shard ends.
+    Drain(DrainPlan),
+    /// Close a share of the open connections politely, spread evenly, and go on listening. Replaces what is left of an
+    /// earlier one; a share of zero only ends that.
+    Shed {
+        /// Of 10,000 connections, so many go.
+        per_ten_thousand: u16,
+        /// Ticks of 100 ms that the goodbyes are spread over.
         ticks: u32,
+        /// How many will be told to go; `None` when the shard drains and everybody is.
+        reply: oneshot::Sender<Option<u32>>,
     },
+}
+
+/// The times of a drain, in ticks of 100 ms from its command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainPlan {
+    /// The listener goes on accepting for so long, because balancers are late.
+    pub accept_ticks: u32,
+    /// From there the goodbyes are spread evenly over this.
+    pub spread_ticks: u32,
+    /// Those that are still there after this are cut.
+    pub deadline_ticks: u32,
+}
+
+impl DrainPlan {
+    /// A drain that takes `deadline_ticks` in all. Accepting has at most half of it. Of the rest a quarter, and no
+    /// more than `close_ticks`, is kept behind the last goodbye, for its answer.
+    #[must_use]
+    pub fn within(deadline_ticks: u32, accept_ticks: u32, close_ticks: u32) -> Self {
+        let accept_ticks = accept_ticks.min(deadline_ticks / 2);
+        let rest = deadline_ticks - accept_ticks;
+        Self { accept_ticks, spread_ticks: rest - close_ticks.min(rest / 4), deadline_ticks }
+    }
 }
 
 impl Command {
@@ -285,6 +314,23 @@ pub struct ChannelRanking {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_drain_keeps_time_for_the_last_answer() {
+        let plan = |accept_ticks, spread_ticks, deadline_ticks| DrainPlan {
+            accept_ticks,
+            spread_ticks,
+            deadline_ticks,
+        };
+        assert_eq!(DrainPlan::within(200, 20, 10), plan(20, 170, 200));
+        assert_eq!(
+            DrainPlan::within(100, 0, 600),
+            plan(0, 75, 100),
+            "closing slowly leaves most of it to goodbyes"
+        );
+        assert_eq!(DrainPlan::within(10, 50, 50), plan(5, 4, 10), "half of it is for those who are here");
+        assert_eq!(DrainPlan::within(0, 50, 50), plan(0, 0, 0));
+    }
 
     #[test]
     fn the_sum_arrives_when_the_last_shard_lets_go() {

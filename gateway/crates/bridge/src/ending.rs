@@ -24,13 +24,15 @@ pub enum EndReason {
     ApiClose,
     /// The node is going away (1001).
     GoingAway,
+    /// The node goes on with fewer connections (1001).
+    Shed,
     /// A fault of ours (1011).
     Internal,
 }
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ClientClose,
         Self::ClientGone,
         Self::Reset,
@@ -41,6 +43,7 @@ impl EndReason {
         Self::SlowConsumer,
         Self::ApiClose,
         Self::GoingAway,
+        Self::Shed,
         Self::Internal,
     ];
 
@@ -58,6 +61,7 @@ impl EndReason {
             Self::SlowConsumer => "slow_consumer",
             Self::ApiClose => "api_close",
             Self::GoingAway => "going_away",
+            Self::Shed => "shed",
             Self::Internal => "internal",
         }
     }

@@ -205,6 +205,10 @@ pub struct Stats {
     pub budget_hits: [Counter; BUDGETS.len()],
     /// When the last turn ended, in milliseconds of the process clock.
     pub last_turn_ms: Gauge,
+    /// Connections told to go by a drain or a shed.
+    pub goodbyes: Counter,
+    /// Connections cut because they were still there at a drain's deadline.
+    pub cut: Counter,
     /// Whether the listener is open: 0 or 1.
     pub listening: Gauge,
 }
@@ -226,7 +230,7 @@ impl Default for Stats {
         zero!(connections handshakes capacity accepted opened messages_in bytes_in messages_out bytes_out ignored
               pings pongs publishes_delayed deliveries deliveries_queued deliveries_dropped fanout_pending
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
-              last_turn_ms listening;
+              last_turn_ms goodbyes cut listening;
               refused turned ended peers_told budget_hits)
     }
 }

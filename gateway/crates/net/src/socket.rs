@@ -92,6 +92,13 @@ impl Net for SocketNet {
         drop(socket);
     }
 
+    fn bar(&mut self) {
+        // Without it, closing resets those whose handshake with the kernel is under way: no worse than not to bar.
+        if let Some(listener) = &self.listener {
+            let _ = listener.bar();
+        }
+    }
+
     fn stop_listening(&mut self) {
         self.listener = None;
     }

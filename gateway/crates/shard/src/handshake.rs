@@ -95,9 +95,6 @@ impl<N: Net> Shard<N> {
         if self.conns.get(key).is_some_and(|conn| conn.admission.is_turning()) {
             return Err(Refusal::Busy { retry_after_s: RETRY_AFTER_S });
         }
-        if self.drain.is_some() {
-            return Err(Refusal::ShuttingDown { retry_after_s: 1 });
-        }
         let request = Request::check(head)?;
         let rules = std::sync::Arc::clone(&self.rules);
         let (number, variables) = rules.route(request.path).ok_or(Refusal::NotFound)?;

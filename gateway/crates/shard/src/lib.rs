@@ -25,6 +25,7 @@ pub mod limit;
 mod mail;
 pub mod net;
 mod publish;
+mod round;
 pub mod rules;
 mod timers;
 mod transport;

@@ -58,7 +58,10 @@ impl<N: Net> Shard<N> {
             Command::CountSubscribers { channels, reply } => {
                 let _ = reply.send(self.count_subscribers(&channels));
             }
-            Command::Drain { ticks } => self.start_drain(ticks),
+            Command::Drain(plan) => self.start_drain(plan),
+            Command::Shed { per_ten_thousand, ticks, reply } => {
+                let _ = reply.send(self.start_shed(per_ten_thousand, ticks));
+            }
         }
     }
 

@@ -91,6 +91,9 @@ pub trait Net {
     /// Closes.
     fn close(&mut self, socket: Self::Socket, how: Hangup);
 
+    /// Lets nobody begin to connect any more. Whoever has begun can finish, and be accepted.
+    fn bar(&mut self);
+
     /// Closes the listener.
     fn stop_listening(&mut self);
 }

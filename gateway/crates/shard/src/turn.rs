@@ -19,6 +19,7 @@ use crate::fanout::Fanout;
 use crate::limit::{Admitted, Gate};
 use crate::net::{Net, Readiness};
 use crate::publish::{Publisher, Unplaced};
+use crate::round::Round;
 use crate::rules::Rules;
 
 /// Carried-over connections per turn.
@@ -131,6 +132,12 @@ pub struct Shard<N: Net> {
     pub(crate) carry: VecDeque<Key>,
     pub(crate) dirty: Vec<Key>,
     pub(crate) drain: Option<Drain>,
+    /// A share of the table that is told to go while the shard listens on.
+    pub(crate) shed: Option<Round>,
+    /// Goodbyes are due that this turn had no budget for.
+    pub(crate) goodbyes_left: bool,
+    /// Since when goodbyes wait for messages to be delivered.
+    pub(crate) goodbyes_due_since: Option<u32>,
     /// Somebody may wait at the listener.
     pub(crate) accepting: bool,
     /// No descriptor was left at this tick; try again at the next.
@@ -184,6 +191,9 @@ impl<N: Net> Shard<N> {
             carry: VecDeque::new(),
             dirty: Vec::new(),
             drain: None,
+            shed: None,
+            goodbyes_left: false,
+            goodbyes_due_since: None,
             accepting: true,
             exhausted_at: None,
             timers_left: false,
@@ -201,7 +211,7 @@ impl<N: Net> Shard<N> {
     pub fn ready(&mut self, now: u32, token: u64, readiness: Readiness) {
         self.now = now;
         if token == LISTENER {
-            self.accepting = self.drain.is_none();
+            self.accepting = self.drain.is_none_or(|drain| drain.is_listening());
         } else if let Some(key) = Key::from_bits(token) {
             if readiness.writable {
                 self.writable(key);
@@ -268,7 +278,7 @@ impl<N: Net> Shard<N> {
             || !self.carry.is_empty()
             || !self.fanout.is_empty()
             || !self.inbox.is_empty()
-            || self.drain.as_ref().is_some_and(Drain::has_work)
+            || self.goodbyes_left
         {
             Next::Now
         } else if !self.unplaced.is_empty() || !self.unreported.is_empty() || self.outbox_blocked {

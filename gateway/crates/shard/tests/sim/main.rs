@@ -8,6 +8,7 @@
 mod api;
 mod bad_input;
 mod client;
+mod drain;
 mod flow;
 mod frames;
 mod looks;

@@ -4,7 +4,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
+use bridge::{Command, DrainPlan};
 use fastrand::Rng;
+use tokio::sync::oneshot;
 
 use crate::client::{Stage, request};
 use crate::frames::{self, BINARY, CONTINUATION, TEXT};
@@ -65,7 +67,21 @@ impl Run {
             self.step();
         }
         self.come_to_rest();
-        self.world.drain(40);
+        let ticks = self.rng.u32(1..60);
+        let plan = DrainPlan::within(ticks, self.rng.u32(..30), self.world.weather.rules.close_ticks);
+        self.world.note(|| format!("all are told to go: {plan:?}"));
+        self.world.begin_drain(plan);
+        // Life goes on: some still come, some speak, and the kernel has its moods.
+        for _ in 0..self.rng.u64(..steps) / 4 {
+            self.step();
+        }
+        for node in &mut self.world.nodes {
+            node.blocked = false;
+            let mut host = node.host.borrow_mut();
+            (host.exhausted, host.register_failures) = (false, 0);
+        }
+        (0..SHARDS).for_each(|shard| self.world.take_batches(shard));
+        self.world.end_drain(ticks);
     }
 
     fn step(&mut self) {
@@ -84,6 +100,7 @@ impl Run {
             }
             42..54 => self.come(),
             54..90 => self.client_does(),
+            90..97 if self.rng.u8(..100) == 0 => self.shed(),
             90..97 => self.world.api(),
             _ => self.mood(),
         }
@@ -176,7 +193,7 @@ impl Run {
     fn speak(&mut self, number: usize) {
         let stream = self.world.voices[number];
         let client = &mut self.world.clients[number];
-        let eager = client.stage == Stage::Greeting;
+        let eager = client.stage == Stage::Greeting && client.stream == Stream::Open;
         if client.is_between_halves() || !(client.may_speak() || eager) {
             return;
         }
@@ -236,6 +253,16 @@ impl Run {
         let (bytes, code) = &cases[self.rng.usize(..cases.len())];
         client.violate(bytes, *code);
         self.world.note(|| format!("client {number} breaks a rule: {code}"));
+    }
+
+    /// A shard gives up a share of its connections.
+    fn shed(&mut self) {
+        let shard = self.rng.usize(..SHARDS);
+        let (per_ten_thousand, ticks) = (self.rng.u16(..=10_000), self.rng.u32(..30));
+        self.world.shedding = true;
+        self.world.note(|| format!("shard {shard} sheds {per_ten_thousand} of 10,000 within {ticks}"));
+        let (reply, _) = oneshot::channel();
+        self.world.command(shard, Command::Shed { per_ten_thousand, ticks, reply });
     }
 
     /// What the kernel and the reader of endings are like today.

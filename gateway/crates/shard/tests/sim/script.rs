@@ -157,6 +157,8 @@ pub(crate) struct Host {
     pub(crate) knocks: VecDeque<Knock>,
     listener_edge: bool,
     pub(crate) listening: bool,
+    /// Who knocks now is not heard.
+    barred: bool,
     /// No descriptor is left.
     pub(crate) exhausted: bool,
     /// The next registrations fail.
@@ -176,6 +178,7 @@ impl Host {
             knocks: VecDeque::new(),
             listener_edge: false,
             listening: true,
+            barred: false,
             exhausted: false,
             register_failures: 0,
             attempts: 0,
@@ -186,9 +189,9 @@ impl Host {
         }))
     }
 
-    /// Somebody comes to the listener. When it is closed nobody answers.
+    /// Somebody comes to the listener. When it is barred or closed nobody answers.
     pub(crate) fn knock(&mut self, knock: Knock) {
-        if self.listening {
+        if self.listening && !self.barred {
             self.knocks.push_back(knock);
             self.listener_edge = true;
         } else if let Knock::Client(tcp, _) = knock {
@@ -340,11 +343,21 @@ impl Net for ScriptNet {
         }
     }
 
+    fn bar(&mut self) {
+        let host = &mut *self.0.borrow_mut();
+        assert!(
+            host.listening && !std::mem::replace(&mut host.barred, true),
+            "barred once, while it listens"
+        );
+    }
+
     fn stop_listening(&mut self) {
         let host = &mut *self.0.borrow_mut();
         assert!(std::mem::replace(&mut host.listening, false), "stopped listening twice");
+        assert!(host.barred, "a listener is barred first");
         for knock in host.knocks.drain(..) {
             if let Knock::Client(tcp, _) = knock {
+                assert!(host.exhausted, "somebody in the queue is lost");
                 tcp.0.borrow_mut().torn = true;
             }
         }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bridge::event::Batch;
 use bridge::id::{Address, Epoch, NodeName};
 use bridge::mailbox::{Wake, mailbox};
-use bridge::{Command, EndReason, Ending, Event, Outbox, Stats, Switchboard};
+use bridge::{Command, DrainPlan, EndReason, Ending, Event, Outbox, Stats, Switchboard};
 use fastrand::Rng;
 use shard::limit::{Gate, GateSizes};
 use shard::{Identity, Next, Parts, Shard, Sizes};
@@ -69,6 +69,7 @@ pub(crate) struct World {
     pub(crate) voices: Vec<usize>,
     pub(crate) endings: HashMap<Address, Ending>,
     pub(crate) draining: bool,
+    pub(crate) shedding: bool,
     runs: u64,
     /// What happened lately, for whoever reads a failure.
     pub(crate) diary: std::collections::VecDeque<String>,
@@ -137,6 +138,7 @@ impl World {
             voices: Vec::new(),
             endings: HashMap::new(),
             draining: false,
+            shedding: false,
             runs: 0,
             diary: std::collections::VecDeque::new(),
         }
@@ -279,7 +281,7 @@ impl World {
             let fine = match code {
                 None => false,
                 Some(1013) => facts.stopped_reading || weather.is_tight,
-                Some(1001) if self.draining => true,
+                Some(1001) if self.draining || self.shedding => true,
                 Some(code) => {
                     facts.api_codes.contains(&code)
                         || facts.violated == Some(code)
@@ -357,6 +359,7 @@ impl World {
                 EndReason::SlowConsumer => facts.stopped_reading || self.weather.is_tight,
                 EndReason::ApiClose => !facts.api_codes.is_empty(),
                 EndReason::GoingAway => self.draining,
+                EndReason::Shed => self.shedding,
                 EndReason::Internal => false,
             };
             assert!(fine, "{ending:?} at {}: {client:?}", self.now);
@@ -438,11 +441,18 @@ impl World {
 
     /// Everybody is asked to leave; in the end nothing is left.
     pub(crate) fn drain(&mut self, ticks: u32) {
+        let plan = DrainPlan::within(ticks, self.rng.u32(..ticks), self.weather.rules.close_ticks);
+        self.begin_drain(plan);
+        self.end_drain(ticks);
+    }
+
+    /// Everybody is asked to leave, by this plan.
+    pub(crate) fn begin_drain(&mut self, plan: DrainPlan) {
         self.draining = true;
         for shard in 0..SHARDS {
             let mut asked = false;
             for _ in 0..1000 {
-                asked = self.command(shard, Command::Drain { ticks });
+                asked = self.command(shard, Command::Drain(plan));
                 if asked {
                     break;
                 }
@@ -450,6 +460,10 @@ impl World {
             }
             assert!(asked, "the mailbox never had room");
         }
+    }
+
+    /// By the deadline, and the time that the last one who was refused may take, nothing is left.
+    pub(crate) fn end_drain(&mut self, ticks: u32) {
         let patience = ticks + self.weather.rules.close_ticks + self.weather.rules.linger_ticks + 10;
         self.live(patience);
         for (number, node) in self.nodes.iter().enumerate() {
