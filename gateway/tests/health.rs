@@ -88,7 +88,7 @@ fn the_exposition_is_what_prometheus_reads() {
         for (series, labels) in &family.series {
             for (label, value) in labels {
                 assert!(
-                    ["reason", "shard", "step", "le", "version", "bus"].contains(&label.as_str()),
+                    ["reason", "by", "shard", "step", "le", "version", "bus"].contains(&label.as_str()),
                     "{series}: {label}"
                 );
                 assert!(value.len() <= 32, "{series}: {value}");
