@@ -129,11 +129,9 @@ fn live(world: &World, peer: IpAddr) -> u32 {
     world.gate.peers().live(peer)
 }
 
-/// A client behind the first proxy that sends this, all or by the byte.
-fn come(world: &mut World, bytes: &[u8], pace: usize) -> usize {
-    let number = world.come_by(proxy(1), 0, "/room/a", bytes, 1 << 20);
-    world.clients[number].pace = pace;
-    number
+/// A client behind the first proxy that sends this.
+fn come(world: &mut World, bytes: &[u8]) -> usize {
+    world.come_by(proxy(1), 0, "/room/a", bytes, 1 << 20)
 }
 
 #[test]
@@ -141,8 +139,7 @@ fn a_connection_counts_at_the_proxy_until_its_peer_is_named_and_never_again() {
     for rng in &mut [Rng::with_seed(1), Rng::with_seed(2)] {
         for field in [None, Some(ForwardedBy::Forwarded), Some(ForwardedBy::XForwardedFor)] {
             let mut world = world(true, field);
-            world.weather.rules.handshake_ticks = 1000;
-            let silent = world.come_by(proxy(1), 0, "/room/a", b"", 1 << 20);
+            let silent = come(&mut world, b"");
             let peer = world.clients[silent].peer;
             world.rest();
             assert_eq!((live(&world, proxy(1)), live(&world, peer)), (1, 0));
@@ -167,19 +164,24 @@ fn a_connection_counts_at_the_proxy_until_its_peer_is_named_and_never_again() {
 }
 
 #[test]
-fn a_header_that_comes_by_the_byte_with_the_rest_is_read_like_any_other() {
+fn a_header_that_comes_by_the_byte_counts_as_soon_as_it_is_whole() {
     for seed in 0..4 {
         let mut world = world(true, None);
-        let peer = World::peer_of(0);
-        let bytes = [header(&mut Rng::with_seed(seed), Some(peer)), request("/room/a").into_bytes()].concat();
-        let number = come(&mut world, &bytes, 1);
+        let number = come(&mut world, b"");
+        let peer = world.clients[number].peer;
+        let header = header(&mut Rng::with_seed(seed), Some(peer));
+        for (sent, byte) in header.iter().enumerate() {
+            world.rest();
+            assert_eq!((live(&world, proxy(1)), live(&world, peer)), (1, 0), "{sent} bytes of {header:?}");
+            world.clients[number].tcp.send(&[*byte]);
+        }
         world.rest();
-        for _ in 0..bytes.len() {
-            world.everybody_acts();
+        assert_eq!((live(&world, proxy(1)), live(&world, peer)), (0, 1));
+        for byte in request("/room/a").bytes() {
+            world.clients[number].tcp.send(&[byte]);
             world.rest();
         }
         assert_eq!(world.clients[number].stage, Stage::Open);
-        assert_eq!(live(&world, peer), 1);
         world.drain(20);
     }
 }
@@ -201,11 +203,11 @@ fn a_header_is_sent_by_those_who_have_to_and_by_no_others() {
     let mut world = world(true, None);
     let request = request("/room/a").into_bytes();
     for _ in 0..8 {
-        let without = come(&mut world, &request, usize::MAX);
+        let without = come(&mut world, &request);
         let lie = [header(&mut rng, Some(NOBODY)), request.clone()].concat();
         let stranger = world.come(0, "/room/a", &lie, 1 << 20);
         let twice = [header(&mut rng, Some(World::peer_of(stranger + 1))), lie].concat();
-        let twice = come(&mut world, &twice, usize::MAX);
+        let twice = come(&mut world, &twice);
         for number in [without, stranger, twice] {
             world.clients[number].facts.refusals = vec![400];
         }
@@ -222,7 +224,7 @@ fn a_health_check_leaves_nothing() {
     let mut world = world(true, Some(ForwardedBy::Forwarded));
     for (seed, is_silent) in [(1, true), (1, false), (2, false), (3, false)] {
         let bytes = if is_silent { Vec::new() } else { header(&mut Rng::with_seed(seed), None) };
-        let number = come(&mut world, &bytes, usize::MAX);
+        let number = come(&mut world, &bytes);
         world.rest();
         world.clients[number].hang_up(true);
         world.rest();
@@ -233,13 +235,12 @@ fn a_health_check_leaves_nothing() {
 
 #[test]
 fn who_finds_no_room_behind_a_proxy_is_told_so() {
-    let mut world = world(true, None);
-    world.weather.gate_connections = 0;
-    let weather = world.weather.clone();
+    let mut weather = world(true, None).weather;
+    weather.gate_connections = 0;
     let mut world = World::new(weather, 1);
     let bytes =
         [header(&mut Rng::with_seed(1), Some(World::peer_of(0))), request("/room/a").into_bytes()].concat();
-    let number = come(&mut world, &bytes, usize::MAX);
+    let number = come(&mut world, &bytes);
     world.rest();
     assert_eq!(world.clients[number].stage, Stage::Refused(503));
     world.live(2);
