@@ -28,6 +28,8 @@ pub(crate) enum Phase {
 pub(crate) struct Board {
     goal: AtomicU32,
     phase: AtomicU8,
+    /// Bits of a float; zero is no rate.
+    rate_per_s: AtomicU64,
     tallies: Box<[Tally]>,
 }
 
@@ -95,6 +97,7 @@ impl Board {
         Board {
             goal: AtomicU32::new(0),
             phase: AtomicU8::new(Phase::Ramp as u8),
+            rate_per_s: AtomicU64::new(0),
             tallies: (0..threads).map(|_| Tally::new()).collect(),
         }
     }
@@ -107,6 +110,16 @@ impl Board {
     /// States how many connections there should be.
     pub(crate) fn set_goal(&self, goal: u32) {
         self.goal.store(goal, Ordering::Release);
+    }
+
+    /// Work per second that is wanted, all threads together; `None` is as much as the server does.
+    pub(crate) fn rate_per_s(&self) -> Option<f64> {
+        Some(f64::from_bits(self.rate_per_s.load(Ordering::Acquire))).filter(|&rate| rate > 0.0)
+    }
+
+    /// States how much work per second is wanted, before the phase in which it flows.
+    pub(crate) fn set_rate_per_s(&self, rate: Option<f64>) {
+        self.rate_per_s.store(rate.unwrap_or(0.0).to_bits(), Ordering::Release);
     }
 
     /// Where the run stands.

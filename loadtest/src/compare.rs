@@ -220,6 +220,7 @@ fn one(args: &Args, peer: &str, scenario: Scenario, processors: &Processors) -> 
     let output = Command::new(&harness)
         .arg(scenario.name())
         .args(["--url", &format!("ws://127.0.0.1:{port}{path}"), "--server-pid", &server.0.id().to_string()])
+        .args(if scenario == Scenario::Handshake { &[][..] } else { &["--closed"] })
         .args(["--seconds", &format!("{}ms", args.seconds.as_millis()), "--max-errors", "0", "--json", "-"])
         .args(&args.further)
         .stdin(Stdio::null())

@@ -21,6 +21,7 @@ mod floor;
 mod frames;
 mod html;
 mod machine;
+mod pace;
 mod payload;
 mod plot;
 mod probe;
@@ -32,6 +33,7 @@ mod sequence;
 mod sockets;
 mod target;
 mod timeline;
+mod traffic;
 mod upgrade;
 
 use std::fs;

@@ -61,7 +61,7 @@ fn figure(report: &Value, name: &str) -> f64 {
 #[test]
 fn every_echo_comes_back_as_it_was_sent() {
     let floor = Floor::start("echo");
-    let output = floor.load("echo --connections 20 --seconds 300ms --warm-up 50ms --max-errors 0");
+    let output = floor.load("echo --closed --connections 20 --seconds 300ms --warm-up 50ms --max-errors 0");
     let report = report(&output);
     assert!(output.status.success(), "{report:#}");
     assert!(figure(&report, "messages") > 0.0);
@@ -98,14 +98,17 @@ fn an_open_loop_sends_what_the_rate_says() {
     // time.
     let most = figure(&report, "window_s") * 500.0 + 100.0;
     assert!(messages > 0.0 && messages <= most, "{messages} of at most {most}");
+    let [raw, corrected] = ["latency_raw_p50_us", "latency_p50_us"].map(|name| figure(&report, name));
+    assert!(raw <= corrected, "from sending {raw}, from the intended time {corrected}");
+    assert!(figure(&report, "latency_harness_late_p99_us") > 0.0);
 }
 
 #[test]
 fn every_subscriber_gets_every_message_in_order() {
     let floor = Floor::start("fanout");
     for arguments in [
-        "fanout --connections 50 --seconds 300ms --warm-up 50ms",
-        "fanout --connections 50 --threads 3 --publishers 4 --seconds 300ms --warm-up 50ms --kind binary",
+        "fanout --closed --connections 50 --seconds 300ms --warm-up 50ms",
+        "fanout --closed --connections 50 --threads 3 --publishers 4 --seconds 300ms --warm-up 50ms --kind binary",
         "fanout --connections 50 --open-rate 200 --seconds 300ms --warm-up 50ms --size 1KiB",
     ] {
         let output = floor.load(&format!("{arguments} --max-errors 0"));
@@ -160,8 +163,8 @@ fn one_process_holds_more_connections_than_one_descriptor_table() {
 fn a_server_that_answers_with_something_else_is_caught() {
     // Everybody hears everybody: no connection gets back just what it sent.
     let floor = Floor::start("fanout");
-    let output =
-        floor.load("echo --connections 3 --seconds 100ms --warm-up 50ms --patience 200ms --max-errors 0");
+    let output = floor
+        .load("echo --closed --connections 3 --seconds 100ms --warm-up 50ms --patience 200ms --max-errors 0");
     let report = report(&output);
     assert_eq!(output.status.code(), Some(1), "{report:#}");
     assert!(figure(&report, "errors") > 0.0);
@@ -170,7 +173,8 @@ fn a_server_that_answers_with_something_else_is_caught() {
 #[test]
 fn a_subscriber_that_hears_nothing_is_caught() {
     let floor = Floor::start("echo");
-    let arguments = "fanout --connections 2 --seconds 100ms --warm-up 50ms --patience 200ms --max-errors 0";
+    let arguments =
+        "fanout --closed --connections 2 --seconds 100ms --warm-up 50ms --patience 200ms --max-errors 0";
     let output = floor.load(arguments);
     let report = report(&output);
     assert_eq!(output.status.code(), Some(1), "{report:#}");

@@ -112,6 +112,11 @@ impl Desk {
         share(self.board.goal(), self.thread, self.threads())
     }
 
+    /// Work per second that is wanted from all threads together; `None` is as much as the server does.
+    pub(crate) fn rate_per_s(&self) -> Option<f64> {
+        self.board.rate_per_s()
+    }
+
     /// Shows a latency to whoever watches the run; results are the scenario's own histograms.
     pub(crate) fn observe(&self, ns: u64) {
         self.board.observe(self.thread as usize, ns);

@@ -1,34 +1,31 @@
 //! Echo: every message must come back as it was sent; what does one cost the server?
 //!
-//! Closed loop by default: each connection has one message under way, so the server sets the pace. With
-//! `--rate` an open loop: messages have an intended time, and latency counts from it, so that a stall is not
-//! hidden by the messages it held up (coordinated omission). Refuses servers that answer with anything else
-//! than an echo.
+//! An open loop by default: messages have an intended time, whatever the server does. With `--closed` each
+//! connection has one message under way, so that the server sets the pace, which is how to find its rate.
+//! Refuses servers that answer with anything else than an echo.
 
 use std::path::Path;
 use std::time::Duration;
 
 use config::units::parse_duration;
-use hdrhistogram::Histogram;
 
 use crate::args;
 use crate::board::Phase;
-use crate::client::{Desk, Farewell, Scenario, Slot, Stage, share};
-use crate::clock;
+use crate::client::{Desk, Scenario, Slot, share};
 use crate::crew::{Crew, thread_count};
 use crate::failure::Failure;
 use crate::fault::Fault;
-use crate::frames::{self, LONGEST_PAYLOAD, MessageKind};
+use crate::frames::{LONGEST_PAYLOAD, MessageKind};
 use crate::payload;
 use crate::probe::Window;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
-use crate::report::Report;
-use crate::scenarios::{Shared, latencies, merged, work};
+use crate::report::{Report, Unit};
+use crate::scenarios::{Shared, warn_when_busy, work};
+use crate::traffic::{self, Latencies, Traffic};
 
-/// Messages of one connection under way at once in an open loop; more wait, and their latency counts the
-/// wait.
-const UNDER_WAY_MAX: u32 = 16;
+/// A harness that sends this much later than it meant to makes latencies of its own, microseconds.
+const LATE_US: f64 = 1_000.0;
 
 /// Measures what a message costs that comes back.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,13 +47,16 @@ pub(crate) struct Args {
     /// Length of the warm-up before it.
     #[arg(long, value_parser = parse_duration, default_value = "1s")]
     warm_up: Duration,
-    /// Messages per second, all connections together: an open loop with intended times.
-    #[arg(long)]
-    rate: Option<f64>,
+    /// Messages per second, all connections together.
+    #[arg(long, default_value_t = 10_000.0)]
+    rate: f64,
+    /// Closed loop: no rate, each connection sends its next message when the last has come back.
+    #[arg(long, conflicts_with = "rate")]
+    closed: bool,
     /// Fail (status 1) when a message costs the server more than this, in microseconds of CPU.
     #[arg(long)]
     max_server_cpu_us: Option<f64>,
-    /// Fail (status 1) when the 99th percentile is above this, in microseconds.
+    /// Fail (status 1) when the 99th percentile (corrected) is above this, in microseconds.
     #[arg(long)]
     max_p99_us: Option<f64>,
 }
@@ -77,13 +77,17 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     if args.size > LONGEST_PAYLOAD {
         return Err(Failure::Asked(format!("--size {}: at most {LONGEST_PAYLOAD}", args.size)));
     }
+    if !args.closed && (args.rate.is_nan() || args.rate <= 0.0) {
+        return Err(Failure::Asked("--rate must be above zero".into()));
+    }
     let server = shared.server()?;
     let plan = shared.plan(None, args.connections)?;
     let threads = thread_count(shared.threads, args.connections, 10_000)?;
     let progress = Progress::new(server);
     let crew = Crew::start(threads, &plan, |thread| {
         let slots = share(args.connections, thread, threads);
-        (Echo::new(args, slots, args.rate.map(|rate| rate / f64::from(threads))), slots)
+        let traffic = Traffic::new(args.size, args.kind, slots, threads);
+        (Echo { ramp: Ramp::new(f64::INFINITY), traffic }, slots)
     })?;
 
     progress.step("connecting");
@@ -95,6 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         return Err(Failure::Server(no_connection(&crew.finish(&progress)?.faults)));
     }
     progress.step("warming up");
+    crew.board().set_rate_per_s((!args.closed).then_some(args.rate));
     crew.set_phase(Phase::Warm);
     crew.let_pass(&progress, args.warm_up, |_| false)?;
     progress.step("measuring");
@@ -110,18 +115,43 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let mut gathered = crew.finish(&progress)?;
     let lost = gathered.counts.sent.saturating_sub(gathered.counts.received);
     gathered.faults.note_many(Fault::Lost, lost);
-    let latency = merged(gathered.scenarios.iter().map(|echo| &echo.latency));
+    let latencies = traffic::window(gathered.scenarios.iter().map(|echo| &echo.traffic), 0);
     let mut report = shared.report("echo", &plan, threads);
     report.about("connections", args.connections.to_string());
     report.about("message", format!("{} bytes, {:?}", args.size.max(payload::SHORTEST), args.kind));
-    report.about("loop", args.rate.map_or("closed".to_owned(), |rate| format!("open, {rate} per second")));
+    report.about(
+        "loop",
+        if args.closed { "closed".to_owned() } else { format!("open, {} per second", args.rate) },
+    );
     let per_message = work(&mut report, ("message", "messages"), end.received - begin.received, &usage);
-    report.percentiles("latency", &latency);
+    if args.closed {
+        warn_when_busy(&mut report, &usage);
+    }
+    tell_latencies(&mut report, "latency", &latencies, args.closed);
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_message);
-    let p99_us = (!latency.is_empty()).then(|| latency.value_at_quantile(0.99) as f64 / 1e3);
-    report.check("max-p99-us", args.max_p99_us, p99_us);
+    report.check("max-p99-us", args.max_p99_us, p99_us(&latencies));
     shared.conclude(&mut report, &gathered);
     Ok(report)
+}
+
+/// Tells the latencies of a window: in an open loop raw and corrected, and whether the harness kept its pace.
+pub(crate) fn tell_latencies(report: &mut Report, name: &str, latencies: &Latencies, closed: bool) {
+    report.percentiles(name, &latencies.corrected);
+    if closed || latencies.late.is_empty() {
+        return;
+    }
+    report.percentiles(&format!("{name}_raw"), &latencies.raw);
+    let late_us = latencies.late.value_at_quantile(0.99) as f64 / 1e3;
+    report.figure(format!("{name}_harness_late_p99"), late_us, Unit::Micros);
+    if late_us > LATE_US {
+        report.about("caution", "the harness itself sent late: try more --threads, or a lower --rate");
+    }
+}
+
+/// The 99th percentile of a window, corrected, in microseconds.
+pub(crate) fn p99_us(latencies: &Latencies) -> Option<f64> {
+    let corrected = &latencies.corrected;
+    (!corrected.is_empty()).then(|| corrected.value_at_quantile(0.99) as f64 / 1e3)
 }
 
 /// Says why nothing is connected.
@@ -130,191 +160,23 @@ pub(crate) fn no_connection(faults: &crate::fault::Faults) -> String {
     format!("no connection came up ({why})")
 }
 
-/// What one connection has sent and got back.
-#[derive(Debug, Clone, Copy, Default)]
-struct Flight {
-    sent: u32,
-    received: u32,
-    /// When the message under way was sent (closed loop), ns.
-    sent_ns: u64,
-}
-
-/// The echoes of one thread.
+/// The connections of one thread and their traffic.
 struct Echo {
     ramp: Ramp,
-    size: usize,
-    kind: MessageKind,
-    pace: Option<Pace>,
-    phase: Phase,
-    flights: Vec<Flight>,
-    latency: Histogram<u64>,
-    message: Vec<u8>,
-    frame: Vec<u8>,
-}
-
-impl Echo {
-    fn new(args: &Args, slots: u32, rate_per_s: Option<f64>) -> Echo {
-        Echo {
-            ramp: Ramp::new(f64::INFINITY),
-            size: args.size,
-            kind: args.kind,
-            pace: rate_per_s.map(|rate_per_s| Pace {
-                rate_per_s,
-                slots: slots.max(1),
-                began_ns: 0,
-                dealt: 0,
-            }),
-            phase: Phase::Ramp,
-            flights: vec![Flight::default(); slots as usize],
-            latency: latencies(),
-            message: Vec::new(),
-            frame: Vec::new(),
-        }
-    }
-
-    fn flows(&self) -> bool {
-        matches!(self.phase, Phase::Warm | Phase::Measure)
-    }
-
-    fn send(&mut self, desk: &mut Desk, slot: Slot) {
-        let flight = &mut self.flights[slot.index()];
-        payload::write(&mut self.message, desk.number(slot), flight.sent, self.size);
-        flight.sent = flight.sent.wrapping_add(1);
-        flight.sent_ns = clock::now_ns();
-        self.frame.clear();
-        frames::push_message(&mut self.frame, self.kind, &self.message);
-        desk.counts.sent += 1;
-        desk.send(slot, &self.frame);
-    }
-
-    /// Sends what the pace has dealt to this connection and its bound allows.
-    fn catch_up(&mut self, desk: &mut Desk, slot: Slot) {
-        let Some(pace) = &self.pace else { return };
-        let due = pace.due(slot.0);
-        while desk.stage(slot) == Stage::Open {
-            let flight = self.flights[slot.index()];
-            let under_way = flight.sent.wrapping_sub(flight.received);
-            if u64::from(flight.sent) >= due || under_way >= UNDER_WAY_MAX || desk.is_clogged(slot) {
-                return;
-            }
-            self.send(desk, slot);
-        }
-    }
-
-    /// Begins to send: everybody once in a closed loop, nobody yet in an open one.
-    fn begin(&mut self, desk: &mut Desk) {
-        if let Some(pace) = &mut self.pace {
-            pace.began_ns = clock::now_ns();
-            return;
-        }
-        for slot in (0..).map(Slot).take(self.flights.len()) {
-            if desk.stage(slot) == Stage::Open {
-                self.send(desk, slot);
-            }
-        }
-    }
+    traffic: Traffic,
 }
 
 impl Scenario for Echo {
     fn turn(&mut self, desk: &mut Desk) -> u64 {
-        let before = std::mem::replace(&mut self.phase, desk.phase());
-        if before == Phase::Ramp && self.flows() {
-            self.begin(desk);
-        }
-        let mut wait_ns = self.ramp.turn(desk);
-        if self.flows()
-            && let Some(pace) = &mut self.pace
-        {
-            let dealt = pace.deal(clock::now_ns());
-            let slots = u64::from(pace.slots);
-            wait_ns = wait_ns.min(pace.next_in_ns(clock::now_ns()));
-            // More than one round is due after a stall: each connection is looked at once.
-            for number in dealt.clone().take(self.flights.len()) {
-                self.catch_up(desk, Slot(u32::try_from(number % slots).unwrap_or(0)));
-            }
-        }
-        wait_ns
-    }
-
-    fn message(&mut self, desk: &mut Desk, slot: Slot, bytes: &[u8]) {
-        let flight = &mut self.flights[slot.index()];
-        if payload::read(bytes, self.size) != Some((desk.number(slot), flight.received)) {
-            desk.note(Fault::WrongEcho, 1);
-            desk.finish(slot, Farewell::Fin);
-            return;
-        }
-        let nth = flight.received;
-        flight.received = flight.received.wrapping_add(1);
-        desk.counts.received += 1;
-        if self.phase == Phase::Measure {
-            let since_ns = self.pace.as_ref().map_or(flight.sent_ns, |pace| pace.intended_ns(slot.0, nth));
-            let latency_ns = clock::now_ns().saturating_sub(since_ns);
-            self.latency.saturating_record(latency_ns);
-            desk.observe(latency_ns);
-        }
-        if self.flows() {
-            match self.pace {
-                Some(_) => self.catch_up(desk, slot),
-                None => self.send(desk, slot),
-            }
-        }
+        let traffic_ns = self.traffic.turn(desk);
+        self.ramp.turn(desk).min(traffic_ns)
     }
 
     fn opened(&mut self, _desk: &mut Desk, slot: Slot) {
-        self.flights[slot.index()] = Flight::default();
-    }
-}
-
-/// An open loop: message `k` is meant for connection `k mod slots` at `k / rate` after the beginning. So the
-/// intended time of a connection's messages follows from their numbers, and none is stored.
-#[derive(Debug)]
-struct Pace {
-    rate_per_s: f64,
-    slots: u32,
-    began_ns: u64,
-    /// Messages whose time has come, all connections of the thread together.
-    dealt: u64,
-}
-
-impl Pace {
-    /// The numbers of the messages whose time has come since the last call.
-    fn deal(&mut self, now_ns: u64) -> std::ops::Range<u64> {
-        let elapsed_s = now_ns.saturating_sub(self.began_ns) as f64 / 1e9;
-        let until = ((elapsed_s * self.rate_per_s) as u64).max(self.dealt);
-        std::mem::replace(&mut self.dealt, until)..until
+        self.traffic.opened(slot);
     }
 
-    /// How many messages were dealt to a connection so far.
-    fn due(&self, slot: u32) -> u64 {
-        let slots = u64::from(self.slots);
-        self.dealt / slots + u64::from(u64::from(slot) < self.dealt % slots)
-    }
-
-    /// When the `nth` message of a connection was meant to be sent, ns.
-    fn intended_ns(&self, slot: u32, nth: u32) -> u64 {
-        let number = u64::from(nth) * u64::from(self.slots) + u64::from(slot);
-        self.began_ns + ((number + 1) as f64 / self.rate_per_s * 1e9) as u64
-    }
-
-    fn next_in_ns(&self, now_ns: u64) -> u64 {
-        let next_ns = self.began_ns + ((self.dealt + 1) as f64 / self.rate_per_s * 1e9) as u64;
-        next_ns.saturating_sub(now_ns)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pace_deals_in_turn_and_knows_every_intended_time() {
-        let mut pace = Pace { rate_per_s: 1_000.0, slots: 3, began_ns: 5_000_000_000, dealt: 0 };
-        assert_eq!(pace.deal(5_000_000_000), 0..0);
-        assert_eq!(pace.deal(5_007_100_000), 0..7);
-        assert_eq!([pace.due(0), pace.due(1), pace.due(2)], [3, 2, 2]);
-        assert_eq!(pace.intended_ns(0, 0), 5_001_000_000);
-        assert_eq!(pace.intended_ns(1, 2), 5_008_000_000);
-        assert_eq!(pace.next_in_ns(5_007_100_000), 900_000);
-        assert_eq!(pace.deal(5_007_000_000), 7..7, "time never goes back");
+    fn message(&mut self, desk: &mut Desk, slot: Slot, bytes: &[u8]) {
+        self.traffic.message(desk, slot, bytes);
     }
 }

@@ -1,7 +1,7 @@
 //! Fan-out: one message goes to everybody in a room; what does a delivery cost the server?
 //!
-//! Closed loop by default: a publisher sends its next message when every subscriber has the last one. With
-//! `--open-rate` a stream, whose latencies count from the intended time. Publishers are connections of their
+//! An open loop by default: messages have an intended time, and latencies count from it. With `--closed` a
+//! publisher sends its next message when every subscriber has the last one. Publishers are connections of their
 //! own in the same room (what comes back to them is not counted), or post to an HTTP address. Refuses gaps,
 //! doubles and disorder: each is an error.
 
@@ -26,13 +26,16 @@ use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
 use crate::scenarios::echo::no_connection;
-use crate::scenarios::{Shared, latencies, merged, work};
+use crate::scenarios::{Shared, latencies, merged, warn_when_busy, work};
 use crate::sequence::{Ledger, Sequences, UNDER_WAY_MAX};
 use crate::target::Target;
 use crate::upgrade::Head;
 
 /// Publishers at most: each costs every subscriber four bytes here.
 const PUBLISHERS_MAX: u32 = 64;
+
+/// Deliveries per second unless a rate is given: any server here keeps up with so few.
+const DELIVERIES_PER_S: f64 = 20_000.0;
 
 /// Measures what a delivery costs.
 #[derive(Debug, Clone, clap::Args)]
@@ -66,9 +69,13 @@ pub(crate) struct Args {
     /// Length of the warm-up before it.
     #[arg(long, value_parser = parse_duration, default_value = "1s")]
     warm_up: Duration,
-    /// Messages per second, all publishers together, without waiting for deliveries.
+    /// Messages per second, all publishers together, without waiting for deliveries; by default so many that
+    /// 20,000 deliveries per second come of them.
     #[arg(long)]
     open_rate: Option<f64>,
+    /// Closed loop: the next message when every subscriber has the last one.
+    #[arg(long, conflicts_with = "open_rate")]
+    closed: bool,
     /// Subscribers to connect per second.
     #[arg(long, default_value_t = 10_000.0)]
     rate: f64,
@@ -81,6 +88,12 @@ impl Args {
     /// Where the report goes as JSON.
     pub(crate) fn json(&self) -> Option<&Path> {
         self.shared.json.as_deref()
+    }
+
+    /// Messages per second, all publishers together; `None` in a closed loop.
+    fn rate_per_s(&self) -> Option<f64> {
+        let suited = DELIVERIES_PER_S / f64::from(self.connections.max(1));
+        (!self.closed).then(|| self.open_rate.unwrap_or(suited))
     }
 
     fn plan(&self) -> Result<Plan, Failure> {
@@ -150,10 +163,15 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let way = args.publish_url.as_deref().unwrap_or("over WebSocket");
     report.about("publishers", format!("{}, {way}", args.publishers));
     report.about("message", format!("{} bytes, {:?}", args.size.max(payload::SHORTEST), args.kind));
-    report
-        .about("loop", args.open_rate.map_or("closed".to_owned(), |rate| format!("open, {rate} per second")));
+    report.about(
+        "loop",
+        args.rate_per_s().map_or("closed".to_owned(), |rate| format!("open, {rate} per second")),
+    );
     report.figure("messages_to_all", messages as f64, Unit::Count);
     let per_delivery = work(&mut report, ("delivery", "deliveries"), end.received - begin.received, &usage);
+    if args.closed {
+        warn_when_busy(&mut report, &usage);
+    }
     report
         .percentiles("time_to_last_subscriber", &merged(gathered.scenarios.iter().map(|each| &each.to_last)));
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_delivery);
@@ -219,7 +237,7 @@ impl Fanout {
             size: args.size,
             kind: args.kind,
             post: plan.publish.clone(),
-            rate_per_s: args.open_rate.map(|rate| rate / f64::from(args.publishers)),
+            rate_per_s: args.rate_per_s().map(|rate| rate / f64::from(args.publishers)),
             subscribers,
             publishers: publishers.collect(),
             sequences: Sequences::new(subscribers as usize, ledger.publishers()),

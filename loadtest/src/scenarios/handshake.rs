@@ -20,7 +20,7 @@ use crate::probe::Window;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::scenarios::echo::no_connection;
-use crate::scenarios::{Shared, latencies, merged, work};
+use crate::scenarios::{Shared, latencies, merged, warn_when_busy, work};
 
 /// Measures what it costs to come and go.
 #[derive(Debug, Clone, clap::Args)]
@@ -91,6 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     report.about("concurrency", args.concurrency.to_string());
     report.about("farewell", format!("{:?}", args.farewell));
     let per_handshake = work(&mut report, ("handshake", "handshakes"), end.upgrades - begin.upgrades, &usage);
+    warn_when_busy(&mut report, &usage);
     report.percentiles("latency", &merged(gathered.scenarios.iter().map(|thread| &thread.latency)));
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_handshake);
     shared.conclude(&mut report, &gathered);

@@ -116,8 +116,13 @@ pub(crate) fn work(report: &mut Report, (one, many): Names, count: u64, usage: &
     report.maybe(format!("server_cpu_per_{one}"), per_unit, Unit::Micros);
     report.maybe("server_cpu", usage.server_cpu_s.map(|cpu| cpu / usage.seconds * 100.0), Unit::Percent);
     report.figure("busiest_client_thread_cpu", usage.busiest_client_percent, Unit::Percent);
+    per_unit
+}
+
+/// Says so when the harness may have been what limited the rate. Not for an open loop, which spins through the
+/// last moment before each send: there being late is the sign.
+pub(crate) fn warn_when_busy(report: &mut Report, usage: &Usage) {
     if usage.busiest_client_percent > BUSY_PERCENT {
         report.about("caution", "a client thread was busy all the time: try more --threads");
     }
-    per_unit
 }

@@ -1,0 +1,217 @@
+//! Messages that come back, as one client thread sends and checks them: closed loop or open, window by window.
+//!
+//! It owns what is under way on each connection, and the latencies of every measured window. In a closed loop
+//! each connection has one message under way. In an open loop messages have an intended time: the corrected
+//! latency counts from there, so that a stall is not hidden by the messages it held up (coordinated
+//! omission), the raw one from the moment of sending. It refuses to open connections. Used by the scenarios
+//! whose work is an echo.
+
+use hdrhistogram::Histogram;
+
+use crate::board::Phase;
+use crate::client::{Desk, Farewell, Slot, Stage};
+use crate::clock;
+use crate::fault::Fault;
+use crate::frames::{self, MessageKind};
+use crate::pace::Pace;
+use crate::payload;
+use crate::scenarios::latencies;
+
+/// Messages of one connection under way at once in an open loop; more wait, and their corrected latency
+/// counts the wait.
+const UNDER_WAY_MAX: usize = 16;
+
+/// Latencies of one measured window.
+#[derive(Debug, Clone)]
+pub(crate) struct Latencies {
+    /// From sending to the echo, ns.
+    pub(crate) raw: Histogram<u64>,
+    /// From the intended time to the echo, ns; in a closed loop the same as raw.
+    pub(crate) corrected: Histogram<u64>,
+    /// From the intended time to sending where nothing of the connection was under way: how late the harness
+    /// itself was, ns.
+    pub(crate) late: Histogram<u64>,
+}
+
+impl Latencies {
+    /// Nothing yet.
+    pub(crate) fn new() -> Latencies {
+        Latencies { raw: latencies(), corrected: latencies(), late: latencies() }
+    }
+
+    /// Adds what another thread saw in the same window.
+    pub(crate) fn add(&mut self, other: &Latencies) {
+        for (sum, more) in [
+            (&mut self.raw, &other.raw),
+            (&mut self.corrected, &other.corrected),
+            (&mut self.late, &other.late),
+        ] {
+            let added = sum.add(more);
+            debug_assert!(added.is_ok(), "same bounds everywhere");
+        }
+    }
+}
+
+/// Window `number` of all threads as one.
+pub(crate) fn window<'a>(traffics: impl Iterator<Item = &'a Traffic>, number: usize) -> Latencies {
+    let mut sum = Latencies::new();
+    for latencies in traffics.filter_map(|traffic| traffic.windows.get(number)) {
+        sum.add(latencies);
+    }
+    sum
+}
+
+/// What one connection has sent and got back since traffic began to flow.
+#[derive(Debug, Clone, Copy, Default)]
+struct Flight {
+    sent: u32,
+    received: u32,
+}
+
+/// The messages of one thread.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    size: usize,
+    kind: MessageKind,
+    pace: Option<Pace>,
+    phase: Phase,
+    flights: Vec<Flight>,
+    /// When each message under way was sent, ns: a ring for every connection.
+    sent_ns: Vec<u64>,
+    /// Threads that share the board's rate.
+    sharers: u32,
+    windows: Vec<Latencies>,
+    message: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl Traffic {
+    /// Traffic over slots `0..slots`; `sharers` threads share the rate that the board states.
+    pub(crate) fn new(size: usize, kind: MessageKind, slots: u32, sharers: u32) -> Traffic {
+        Traffic {
+            size,
+            kind,
+            pace: None,
+            phase: Phase::Ramp,
+            flights: vec![Flight::default(); slots as usize],
+            sent_ns: vec![0; slots as usize * UNDER_WAY_MAX],
+            sharers,
+            windows: Vec::new(),
+            message: Vec::new(),
+            frame: Vec::new(),
+        }
+    }
+
+    /// Follows the phase and sends what is due; returns how long the thread may wait, ns.
+    pub(crate) fn turn(&mut self, desk: &mut Desk) -> u64 {
+        let before = std::mem::replace(&mut self.phase, desk.phase());
+        if before != self.phase && self.phase == Phase::Measure {
+            self.windows.push(Latencies::new());
+        }
+        if !flows(before) && flows(self.phase) {
+            self.begin(desk);
+        }
+        let Some(pace) = self.pace.as_mut().filter(|_| flows(self.phase)) else { return u64::MAX };
+        let dealt = pace.deal(clock::now_ns());
+        let wait_ns = pace.next_in_ns(clock::now_ns());
+        // More than one round is due after a stall: each connection is looked at once.
+        for number in dealt.take(self.flights.len()) {
+            if let Some(pace) = &self.pace {
+                let slot = Slot(pace.slot_of(number));
+                self.catch_up(desk, slot);
+            }
+        }
+        wait_ns
+    }
+
+    /// Checks what came back, and sends the next message that is due.
+    pub(crate) fn message(&mut self, desk: &mut Desk, slot: Slot, bytes: &[u8]) {
+        let flight = &mut self.flights[slot.index()];
+        if payload::read(bytes, self.size) != Some((desk.number(slot), flight.received)) {
+            desk.note(Fault::WrongEcho, 1);
+            desk.finish(slot, Farewell::Fin);
+            return;
+        }
+        let nth = flight.received;
+        flight.received = flight.received.wrapping_add(1);
+        desk.counts.received += 1;
+        if self.phase == Phase::Measure
+            && let Some(window) = self.windows.last_mut()
+        {
+            let sent_ns = self.sent_ns[ring_place(slot, nth)];
+            let meant_ns = self.pace.as_ref().map_or(sent_ns, |pace| pace.intended_ns(slot.0, nth));
+            let now_ns = clock::now_ns();
+            let corrected_ns = now_ns.saturating_sub(meant_ns);
+            window.raw.saturating_record(now_ns.saturating_sub(sent_ns));
+            window.corrected.saturating_record(corrected_ns);
+            desk.observe(corrected_ns);
+        }
+        if flows(self.phase) {
+            match self.pace {
+                Some(_) => self.catch_up(desk, slot),
+                None => self.send(desk, slot),
+            }
+        }
+    }
+
+    /// A connection begins anew.
+    pub(crate) fn opened(&mut self, slot: Slot) {
+        self.flights[slot.index()] = Flight::default();
+    }
+
+    /// Everybody begins at zero: all sends once in a closed loop, nobody yet in an open one.
+    fn begin(&mut self, desk: &mut Desk) {
+        self.flights.fill(Flight::default());
+        let slots = u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
+        self.pace = desk
+            .rate_per_s()
+            .map(|rate_per_s| Pace::new(rate_per_s / f64::from(self.sharers), slots, clock::now_ns()));
+        if self.pace.is_none() {
+            for slot in (0..slots).map(Slot) {
+                if desk.stage(slot) == Stage::Open {
+                    self.send(desk, slot);
+                }
+            }
+        }
+    }
+
+    /// Sends what the pace has dealt to this connection and its bound allows.
+    fn catch_up(&mut self, desk: &mut Desk, slot: Slot) {
+        let Some(due) = self.pace.as_ref().map(|pace| pace.due(slot.0)) else { return };
+        while desk.stage(slot) == Stage::Open {
+            let flight = self.flights[slot.index()];
+            let under_way = flight.sent.wrapping_sub(flight.received) as usize;
+            if u64::from(flight.sent) >= due || under_way >= UNDER_WAY_MAX || desk.is_clogged(slot) {
+                return;
+            }
+            if under_way == 0
+                && self.phase == Phase::Measure
+                && let Some((pace, window)) = self.pace.as_ref().zip(self.windows.last_mut())
+            {
+                let meant_ns = pace.intended_ns(slot.0, flight.sent);
+                window.late.saturating_record(clock::now_ns().saturating_sub(meant_ns));
+            }
+            self.send(desk, slot);
+        }
+    }
+
+    fn send(&mut self, desk: &mut Desk, slot: Slot) {
+        let flight = &mut self.flights[slot.index()];
+        self.sent_ns[ring_place(slot, flight.sent)] = clock::now_ns();
+        payload::write(&mut self.message, desk.number(slot), flight.sent, self.size);
+        flight.sent = flight.sent.wrapping_add(1);
+        self.frame.clear();
+        frames::push_message(&mut self.frame, self.kind, &self.message);
+        desk.counts.sent += 1;
+        desk.send(slot, &self.frame);
+    }
+}
+
+fn flows(phase: Phase) -> bool {
+    matches!(phase, Phase::Warm | Phase::Measure)
+}
+
+/// Where the moment of sending a connection's `nth` message is kept.
+fn ring_place(slot: Slot, nth: u32) -> usize {
+    slot.index() * UNDER_WAY_MAX + nth as usize % UNDER_WAY_MAX
+}
