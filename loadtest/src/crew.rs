@@ -88,6 +88,7 @@ impl<S: Scenario> Crew<S> {
         let mut handles = Vec::new();
         for (thread, poll) in (0..).zip(polls) {
             let (scenario, slots) = scenario(thread);
+            let lot = scenario.lot(thread, threads);
             let plan = plan.clone();
             let (board, wakers, barrier) = (board.clone(), wakers.clone(), barrier.clone());
             let body = move || {
@@ -95,7 +96,7 @@ impl<S: Scenario> Crew<S> {
                 board.set_thread_id(thread as usize, nix::unistd::gettid().as_raw());
                 barrier.wait();
                 split?;
-                let desk = Desk::new(plan, (thread, slots), board, wakers, poll.registry().try_clone()?);
+                let desk = Desk::new(plan, lot, (thread, slots), board, wakers, poll.registry().try_clone()?);
                 Client::new(desk, scenario, poll).run()
             };
             let builder = thread::Builder::new().name(format!("client-{thread}")).stack_size(STACK_BYTES);

@@ -91,6 +91,13 @@ impl Faults {
         }
     }
 
+    /// Takes out what this picks and says how much that was.
+    pub(crate) fn take(&mut self, picks: impl Fn(&Fault) -> bool) -> u64 {
+        let before = self.total();
+        self.counts.retain(|fault, _| !picks(fault));
+        before - self.total()
+    }
+
     /// All faults together.
     pub(crate) fn total(&self) -> u64 {
         self.counts.values().sum()

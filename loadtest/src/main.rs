@@ -43,7 +43,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::failure::Failure;
-use crate::scenarios::{echo, fanout, handshake, hold};
+use crate::scenarios::{churn, echo, fanout, handshake, hold, mixed, storm};
 
 /// Loads a WebSocket server on loopback and says what it cost.
 #[derive(Debug, Parser)]
@@ -67,6 +67,12 @@ enum Command {
     Fanout(fanout::Args),
     /// Connect, upgrade, close: CPU per handshake.
     Handshake(handshake::Args),
+    /// Come and go at a rate while others idle: cost of a coming, growth of memory.
+    Churn(churn::Args),
+    /// Cut all connections at once and bring all back: time, refusals, memory.
+    Storm(storm::Args),
+    /// Echo with and without many idle connections beside it: what the idle ones take away.
+    Mixed(mixed::Args),
     /// Compare two servers in alternating pairs of runs.
     Compare(compare::Args),
     /// Be the physical limit: a server that does the system calls and nothing else.
@@ -91,6 +97,9 @@ fn run(program: &Program) -> Result<bool, Failure> {
         Command::Echo(args) => (echo::run(args)?, args.json()),
         Command::Fanout(args) => (fanout::run(args)?, args.json()),
         Command::Handshake(args) => (handshake::run(args)?, args.json()),
+        Command::Churn(args) => (churn::run(args)?, args.json()),
+        Command::Storm(args) => (storm::run(args)?, args.json()),
+        Command::Mixed(args) => (mixed::run(args)?, args.json()),
         Command::Compare(args) => (compare::run(args)?, args.json()),
         Command::Floor(args) => return floor::run(args).map(|()| true),
     };

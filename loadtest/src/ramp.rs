@@ -33,11 +33,6 @@ impl Ramp {
     /// Opens or closes what is due; returns how long the thread may wait, ns.
     pub(crate) fn turn(&mut self, desk: &mut Desk) -> u64 {
         let goal = desk.goal();
-        self.follow(desk, goal)
-    }
-
-    /// The same towards a goal for this thread that is not its share of the conductor's.
-    pub(crate) fn follow(&mut self, desk: &mut Desk, goal: u32) -> u64 {
         if goal != self.goal {
             if goal == 0 {
                 self.closing = 0;

@@ -146,6 +146,50 @@ fn connections_are_held_twice_and_all_end_with_a_close_frame() {
 }
 
 #[test]
+fn comings_and_goings_leave_those_alone_who_stay() {
+    let floor = Floor::start("echo");
+    let arguments = "churn --idle 50 --rate 400 --stay 50ms --seconds 400ms --warm-up 100ms --threads 2";
+    for farewell in ["frame", "fin", "reset"] {
+        let output = floor.load(&format!("{arguments} --farewell {farewell} --max-errors 0"));
+        let report = report(&output);
+        assert!(output.status.success(), "{report:#}");
+        assert_eq!(figure(&report, "idle_held"), 50.0);
+        let comings = figure(&report, "comings");
+        let most = figure(&report, "window_s") * 400.0 + 80.0;
+        assert!(comings > 0.0 && comings <= most, "{comings} of at most {most}");
+        assert!(figure(&report, "latency_raw_p50_us") <= figure(&report, "latency_p50_us"));
+    }
+}
+
+#[test]
+fn all_come_back_from_every_storm() {
+    let floor = Floor::start("echo");
+    let arguments = "storm --connections 200 --rate 20000 --rounds 2 --threads 2 --max-errors 0";
+    let output = floor.load(&format!("{arguments} --max-memory-ratio 3 --max-time-to-all-back 20"));
+    let report = report(&output);
+    assert!(output.status.success(), "{report:#}");
+    for round in [1, 2] {
+        assert_eq!(figure(&report, &format!("storm_{round}_back")), 200.0);
+        assert!(figure(&report, &format!("storm_{round}_tries")) >= 200.0);
+    }
+    assert!(figure(&report, "time_to_back_p99_us") > 0.0);
+}
+
+#[test]
+fn hot_traffic_is_measured_without_and_with_idle_connections() {
+    let floor = Floor::start("echo");
+    let arguments = "mixed --connections 5 --idle 60 --open-rate 20000 --seconds 200ms --warm-up 50ms";
+    let output = floor.load(&format!("{arguments} --rounds 2 --max-errors 0 --min-rate-ratio 0.01"));
+    let report = report(&output);
+    assert!(output.status.success(), "{report:#}");
+    assert_eq!(figure(&report, "idle_held"), 60.0);
+    for setting in ["without", "with"] {
+        assert!(figure(&report, &format!("round_2_{setting}_idle_rate_per_s")) > 0.0);
+        assert!(figure(&report, &format!("latency_{setting}_idle_p99_us")) > 0.0);
+    }
+}
+
+#[test]
 fn one_process_holds_more_connections_than_one_descriptor_table() {
     let floor = Floor::start("echo");
     let url = format!("ws://{}/echo", floor.address);

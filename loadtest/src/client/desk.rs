@@ -54,6 +54,7 @@ pub(super) struct Broken {
 /// The connections of one thread.
 pub(crate) struct Desk {
     plan: Plan,
+    lot: Lot,
     thread: u32,
     board: Arc<Board>,
     wakers: Arc<[Waker]>,
@@ -75,6 +76,7 @@ impl Desk {
     /// A desk with `slots` free slots, for thread number `thread` of those on the board.
     pub(crate) fn new(
         plan: Plan,
+        lot: Lot,
         (thread, slots): (u32, u32),
         board: Arc<Board>,
         wakers: Arc<[Waker]>,
@@ -83,6 +85,7 @@ impl Desk {
         let late = LatePongs::new(plan.pong_delay_ns);
         Desk {
             plan,
+            lot,
             thread,
             board,
             wakers,
@@ -109,7 +112,7 @@ impl Desk {
 
     /// This thread's share of the conductor's goal: connections are dealt to threads in turn.
     pub(crate) fn goal(&self) -> u32 {
-        share(self.board.goal(), self.thread, self.threads())
+        self.lot.of(self.board.goal())
     }
 
     /// Work per second that is wanted from all threads together; `None` is as much as the server does.
@@ -431,6 +434,28 @@ impl Desk {
     }
 }
 
+/// Which part of the conductor's goal a thread sees to: of the connections from `first` up to `last`, dealt in
+/// turn among `parts` threads, those of thread `part`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lot {
+    pub(crate) first: u32,
+    pub(crate) last: u32,
+    pub(crate) part: u32,
+    pub(crate) parts: u32,
+}
+
+impl Lot {
+    /// All connections are dealt among all threads.
+    pub(crate) fn even(thread: u32, threads: u32) -> Lot {
+        Lot { first: 0, last: u32::MAX, part: thread, parts: threads }
+    }
+
+    /// How many connections this thread should have when there should be `goal` in all.
+    pub(crate) fn of(&self, goal: u32) -> u32 {
+        share(goal.min(self.last).saturating_sub(self.first), self.part, self.parts)
+    }
+}
+
 /// How many of `total` connections, dealt in turn, fall to this thread.
 pub(crate) fn share(total: u32, thread: u32, threads: u32) -> u32 {
     total / threads + u32::from(thread < total % threads)
@@ -443,6 +468,16 @@ fn now_ms() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_goal_is_met_from_the_first_lot_to_the_last() {
+        let work = Lot { first: 0, last: 10, part: 0, parts: 1 };
+        let idle = [0, 1].map(|part| Lot { first: 10, last: u32::MAX, part, parts: 2 });
+        for (goal, expected) in [(0, [0, 0, 0]), (7, [7, 0, 0]), (10, [10, 0, 0]), (15, [10, 3, 2])] {
+            assert_eq!([work.of(goal), idle[0].of(goal), idle[1].of(goal)], expected);
+        }
+        assert_eq!(Lot::even(1, 3).of(8), 3);
+    }
 
     #[test]
     fn shares_add_up_and_differ_by_one_at_most() {

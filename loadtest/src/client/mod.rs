@@ -14,7 +14,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Poll};
 
-pub(crate) use desk::{Desk, Plan, share};
+pub(crate) use desk::{Desk, Lot, Plan, share};
 pub(crate) use link::{Dialogue, Farewell, Slot, Stage};
 
 use crate::board::Phase;
@@ -35,6 +35,11 @@ const SWEEP_EVERY_NS: u64 = 500_000_000;
 /// What the connections of one thread do. The calling order per slot is `opened`, `message`…, `closed`; a
 /// slot that never opens gets `closed` alone.
 pub(crate) trait Scenario: Send + 'static {
+    /// The part of the conductor's goal that is this thread's, asked once before the first turn.
+    fn lot(&self, thread: u32, threads: u32) -> Lot {
+        Lot::even(thread, threads)
+    }
+
     /// Once per turn, before waiting: opens, sends what is due, and says how long the thread may wait, in ns.
     fn turn(&mut self, desk: &mut Desk) -> u64;
 

@@ -161,9 +161,9 @@ pub(crate) fn no_connection(faults: &crate::fault::Faults) -> String {
 }
 
 /// The connections of one thread and their traffic.
-struct Echo {
-    ramp: Ramp,
-    traffic: Traffic,
+pub(crate) struct Echo {
+    pub(crate) ramp: Ramp,
+    pub(crate) traffic: Traffic,
 }
 
 impl Scenario for Echo {

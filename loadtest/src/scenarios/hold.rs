@@ -181,7 +181,12 @@ fn round(
 }
 
 /// Opens up to `goal` connections: each is open, or has failed, when this returns.
-fn open(crew: &Crew<Hold>, goal: u32, patience: Duration, progress: &Progress) -> Result<(), Failure> {
+pub(crate) fn open<S: Scenario>(
+    crew: &Crew<S>,
+    goal: u32,
+    patience: Duration,
+    progress: &Progress,
+) -> Result<(), Failure> {
     let before = crew.board().counts();
     let missing = u64::from(goal.saturating_sub(before.open));
     crew.set_goal(goal);
@@ -193,7 +198,11 @@ fn open(crew: &Crew<Hold>, goal: u32, patience: Duration, progress: &Progress) -
 
 /// The server's resident memory once it moves no more: several equal samples, or the last of a bounded
 /// number.
-fn settled(crew: &Crew<Hold>, server: Option<Server>, progress: &Progress) -> Result<Option<u64>, Failure> {
+pub(crate) fn settled<S: Scenario>(
+    crew: &Crew<S>,
+    server: Option<Server>,
+    progress: &Progress,
+) -> Result<Option<u64>, Failure> {
     let Some(server) = server else { return Ok(None) };
     let mut last = server.resident_bytes()?;
     let mut calm = 0;

@@ -2,10 +2,14 @@
 //!
 //! It owns the arguments that all scenarios share. Called by `main`.
 
+pub(crate) mod bystanders;
+pub(crate) mod churn;
 pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod handshake;
 pub(crate) mod hold;
+pub(crate) mod mixed;
+pub(crate) mod storm;
 
 use std::path::PathBuf;
 use std::time::Duration;
