@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::admin::auth::Tokens;
-use crate::admin::{self, Admin, Role, RoleSet, RouteInfo};
+use crate::admin::{self, Admin, Requests, Role, RoleSet, RouteInfo};
 use crate::endings::EndingsLog;
 use crate::lifecycle::{Before, Lifecycle, ORDERS_MAX, Order, say_farewell};
 use crate::metrics::{Descriptors, Metrics, Sources};
@@ -100,6 +100,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     });
 
     let recent = Arc::new(Recent::new(settings.inspection.endings as usize));
+    let requests = Arc::<Requests>::default();
     let publisher = Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded));
     let metrics = Metrics::new(Sources {
         stats: stats.clone(),
@@ -107,12 +108,10 @@ fn start(settings: &Settings) -> Result<Node, String> {
         gate: Arc::clone(&gate),
         publisher: publisher.clone(),
         recent: Arc::clone(&recent),
+        requests: Arc::clone(&requests),
+        clock: Box::new(move || clock.ms()),
         refusal_labels: Vec::leak(shard::refusal_labels()),
-        descriptors: if settings.shards.own_descriptors {
-            Descriptors::PerThread { prefix: THREAD_PREFIX }
-        } else {
-            Descriptors::Shared
-        },
+        descriptors: descriptor_tables(settings),
     });
     let routes = routes(settings);
     let route_names = routes.iter().map(|route| route.name.clone()).collect();
@@ -128,6 +127,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         tokens,
         recent: Arc::clone(&recent),
         walk: tokio::sync::Mutex::new(()),
+        requests: Arc::clone(&requests),
         request_bytes_max: settings.http.request_bytes.as_usize(),
         draining: Arc::new(AtomicBool::new(false)),
         clock: Box::new(move || clock.ms()),
@@ -137,6 +137,15 @@ fn start(settings: &Settings) -> Result<Node, String> {
     });
     let endings = EndingsLog::new(name, epoch, route_names, clock, settings.log.endings_per_second, recent);
     Ok(Node { runtime, running, admin, orders, http, batches, endings, signals })
+}
+
+/// How descriptor tables are laid out.
+fn descriptor_tables(settings: &Settings) -> Descriptors {
+    if settings.shards.own_descriptors {
+        Descriptors::PerThread { prefix: THREAD_PREFIX }
+    } else {
+        Descriptors::Shared
+    }
 }
 
 /// The routes by number, as they are shown.

@@ -20,6 +20,7 @@ use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use shard::limit::Gate;
 
+use crate::admin::Requests;
 use crate::recent::Recent;
 pub(crate) use process::Descriptors;
 
@@ -31,6 +32,10 @@ pub(crate) struct Sources {
     pub(crate) switchboard: Arc<Switchboard>,
     /// For the bound of connections and the peers.
     pub(crate) gate: Arc<Gate>,
+    /// What the HTTP side has answered.
+    pub(crate) requests: Arc<Requests>,
+    /// Milliseconds since the process started, on the clock of [`Stats::last_turn_ms`].
+    pub(crate) clock: Box<dyn Fn() -> u64 + Send + Sync>,
     /// For the endings that the log left out.
     pub(crate) recent: Arc<Recent>,
     /// For the state of the bus.
@@ -82,6 +87,8 @@ const GAUGES: &[Sum] = &[
     ("gateway_fanouts_pending", |s| s.fanout_pending.value(), "Messages that wait for, or are in, a fan-out, counted once for each shard."),
     ("gateway_backlog_bytes", |s| s.backlog_bytes.value(), "Bytes that wait for slow sockets; a shared frame counts once a shard."),
     ("gateway_backlog_entries", |s| s.backlog_entries.value(), "Frames that wait for slow sockets."),
+    ("gateway_publishes_waiting", |s| s.unplaced.value(), "Publishes of clients that wait for a place in a mailbox."),
+    ("gateway_publishes_waiting_bytes", |s| s.unplaced_bytes.value(), "Payload bytes of publishes that wait for a place in a mailbox."),
     ("gateway_assembly_bytes", |s| s.assembly_bytes.value(), "Bytes of messages that have not arrived whole."),
 ];
 
@@ -94,12 +101,16 @@ const SHARD_COUNTERS: &[Sum] = &[
 #[rustfmt::skip]
 const SHARD_GAUGES: &[Sum] = &[
     ("gateway_shard_connections", |s| s.connections.value(), "Connections the shard holds."),
+    ("gateway_shard_outbox_events", |s| s.outbox_events.value(), "Events that the shard has and nobody has taken yet."),
     ("gateway_shard_listening", |s| s.listening.value(), "Whether the shard's listener is open: 1 or 0."),
 ];
 
 const BUILD_INFO: &str = "gateway_build_info";
 const CONNECTIONS_LIMIT: &str = "gateway_connections_limit";
 const PAUSED_BY_REASON: &str = "gateway_connections_paused_by_reason";
+const LAST_TURN_AGE: &str = "gateway_shard_last_turn_age_seconds";
+const HTTP_CONNECTIONS: &str = "gateway_http_connections";
+const HTTP_REQUESTS: &str = "gateway_http_requests_total";
 const LEFT_OUT: &str = "gateway_log_endings_left_out_total";
 const PEERS: &str = "gateway_peers";
 const PEERS_TOLD: &str = "gateway_peers_told_total";
@@ -110,6 +121,8 @@ const MAILBOX_DEPTH: &str = "gateway_shard_mailbox_depth";
 enum Series {
     Counter(metrics::Counter, Read),
     Gauge(metrics::Gauge, Read),
+    /// In milliseconds, shown in seconds.
+    Seconds(metrics::Gauge, Read),
 }
 
 type Read = Box<dyn Fn(&Sources) -> u64 + Send + Sync>;
@@ -131,6 +144,7 @@ impl Metrics {
             match series {
                 Series::Counter(counter, read) => counter.absolute(read(&self.sources)),
                 Series::Gauge(gauge, read) => gauge.set(read(&self.sources) as f64),
+                Series::Seconds(gauge, read) => gauge.set(read(&self.sources) as f64 / 1000.0),
             }
         }
         self.process.sample();
@@ -190,6 +204,23 @@ impl Register<'_> {
             self.shard(shard);
         }
         self.node(sources);
+        self.http();
+    }
+
+    fn http(&mut self) {
+        self.describe_gauge(HTTP_CONNECTIONS, "Connections of the HTTP side.");
+        self.gauge(HTTP_CONNECTIONS, Vec::new(), Box::new(|from| from.requests.connections()));
+        self.describe_counter(
+            HTTP_REQUESTS,
+            "Requests to the HTTP side, by role and the status of the answer.",
+        );
+        for (role, code, role_label, code_label) in Requests::series() {
+            let labels = vec![
+                Label::from_static_parts("role", role_label),
+                Label::from_static_parts("code", code_label),
+            ];
+            self.counter(HTTP_REQUESTS, labels, Box::new(move |from| from.requests.value(role, code)));
+        }
     }
 
     fn by_reason(
@@ -230,6 +261,10 @@ impl Register<'_> {
         let depth =
             move |from: &Sources| from.switchboard.mailboxes().get(shard).map_or(0, |m| m.depth() as u64);
         self.gauge(MAILBOX_DEPTH, vec![label()], Box::new(depth));
+        self.describe_gauge(LAST_TURN_AGE, "Time since the shard's last turn ended.");
+        let age = move |from: &Sources| (from.clock)().saturating_sub(from.stats[shard].last_turn_ms.value());
+        let gauge = self.recorder.register_gauge(&Key::from_parts(LAST_TURN_AGE, vec![label()]), &METADATA);
+        self.series.push(Series::Seconds(gauge, Box::new(age)));
     }
 
     fn node(&mut self, sources: &Sources) {

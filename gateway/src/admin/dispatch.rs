@@ -20,7 +20,7 @@ use super::call::{Answer, Call};
 use super::guard::{Guard, Names};
 use super::problem::{Problem, Reason};
 use super::router::{Action, NoRoute, Route, route};
-use super::{Admin, Role, RoleSet, connections, endings, health, node, page, publish, top};
+use super::{Admin, Requests, Role, RoleSet, connections, endings, health, node, page, publish, top};
 
 /// How long a body may take to arrive, the wait for a place included.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -41,6 +41,11 @@ impl Endpoint {
         Self { admin, roles, guard: Guard::new(address), bodies: Semaphore::new(BODIES_MAX) }
     }
 
+    /// Where what it answers is counted.
+    pub(super) fn requests(&self) -> &Requests {
+        &self.admin.requests
+    }
+
     /// Answers one request; whatever goes wrong is an answer too.
     pub(super) async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
@@ -48,8 +53,11 @@ impl Endpoint {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        let answer = self.admit_and_call(head, body).await;
+        let found = route(&head.method, head.uri.path(), self.roles);
+        let role = found.as_ref().ok().map(|route| route.entry.role);
+        let answer = self.admit_and_call(head, found, body).await;
         let mut response = answer.unwrap_or_else(Problem::into_response);
+        self.admin.requests.answered(role, response.status());
         for (name, value) in [
             (header::CACHE_CONTROL, "no-store"),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -60,12 +68,11 @@ impl Endpoint {
         response
     }
 
-    async fn admit_and_call<B>(&self, head: Parts, body: B) -> Answer
+    async fn admit_and_call<B>(&self, head: Parts, found: Result<Route, NoRoute>, body: B) -> Answer
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let found = route(&head.method, head.uri.path(), self.roles);
         let names = self.names(found.as_ref().ok());
         self.guard.check(head.version, &head.uri, &head.headers, names)?;
         let Route { entry, variables } = found.map_err(|missing| self.not_routed(missing))?;

@@ -15,6 +15,7 @@ mod page;
 mod problem;
 mod publish;
 mod query;
+mod requests;
 mod router;
 mod server;
 mod top;
@@ -33,6 +34,7 @@ use crate::lifecycle::Order;
 use crate::metrics::Metrics;
 use crate::recent::Recent;
 pub(crate) use endings::unix_ms;
+pub(crate) use requests::Requests;
 pub(crate) use server::{CONNECTIONS_MAX, serve};
 
 /// What one listener answers. One listener may have several roles.
@@ -119,6 +121,8 @@ pub(crate) struct Admin {
     pub(crate) recent: Arc<Recent>,
     /// Held by whoever walks through all shards for the largest of something: one at a time.
     pub(crate) walk: tokio::sync::Mutex<()>,
+    /// What the HTTP side has answered.
+    pub(crate) requests: Arc<Requests>,
     /// Largest request body, in bytes.
     pub(crate) request_bytes_max: usize,
     /// Set by whoever drains the node, never cleared.

@@ -92,6 +92,8 @@ async fn accept(
 }
 
 async fn converse(stream: TcpStream, endpoint: Arc<Endpoint>, mut ended: watch::Receiver<bool>) {
+    let counted = Arc::clone(&endpoint);
+    let _held = counted.requests().hold();
     let service = service_fn(move |request| {
         let endpoint = Arc::clone(&endpoint);
         async move { Ok::<_, Infallible>(endpoint.answer(request).await) }

@@ -21,7 +21,15 @@ struct Family {
     read: fn(&Stats) -> Vec<Reading>,
 }
 
-const FAMILIES: [Family; 3] = [
+const FAMILIES: [Family; 4] = [
+    Family {
+        name: "gateway_handshake_duration_seconds",
+        help: "From accepting a connection to its 101, in steps of 0.1 s.",
+        by_shard: false,
+        per_unit: 10.0,
+        bounds: |stats| stats.handshake_ticks.bounds(),
+        read: |stats| readings(&stats.handshake_ticks),
+    },
     Family {
         name: "gateway_shard_turn_duration_seconds",
         help: "How long the shard's turns took, waiting for events left out.",

@@ -61,6 +61,8 @@ fn metrics() -> Metrics {
         publisher: Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded)),
         switchboard,
         recent: Arc::new(Recent::new(1)),
+        requests: Arc::default(),
+        clock: Box::new(|| 2500),
         refusal_labels: &["origin", "not_found"],
         descriptors: Descriptors::Shared,
     })
@@ -93,6 +95,7 @@ fn counters_and_gauges_are_sums_of_the_shards_as_they_stand() {
         stats.refused[1].add(1);
         stats.ended[EndReason::PongTimeout as usize].add(3);
         stats.budget_hits[2].add(4);
+        stats.last_turn_ms.set(2000);
     }
     let exposition = Exposition::parse(&metrics.render());
     assert_eq!(exposition.value("gateway_connections_opened_total"), 4.0);
@@ -102,6 +105,7 @@ fn counters_and_gauges_are_sums_of_the_shards_as_they_stand() {
     assert_eq!(exposition.value("gateway_handshakes_refused_total{reason=\"origin\"}"), 0.0);
     assert_eq!(exposition.value("gateway_connections_ended_total{reason=\"pong_timeout\"}"), 6.0);
     assert_eq!(exposition.value("gateway_shard_budget_hits_total{shard=\"0\",step=\"fanout\"}"), 4.0);
+    assert_eq!(exposition.value("gateway_shard_last_turn_age_seconds{shard=\"1\"}"), 0.5);
     assert_eq!(exposition.value("gateway_bus_up{bus=\"embedded\"}"), 1.0);
     metrics.sources.stats[0].connections.set(0);
     assert_eq!(Exposition::parse(&metrics.render()).value("gateway_connections"), 6.0);

@@ -93,6 +93,12 @@ impl Outbox {
         self.events.len() < self.events_max
     }
 
+    /// Events that nobody has taken.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.events.len()
+    }
+
     /// Whether nothing waits for a flush.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

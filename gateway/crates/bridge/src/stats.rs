@@ -91,6 +91,8 @@ pub const TURN_BOUNDS_US: [u64; 12] =
     [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000];
 /// Upper bounds of fan-out sizes, in subscribers of one shard.
 pub const FANOUT_BOUNDS: [u64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
+/// Upper bounds of handshake durations, in ticks of 100 ms.
+pub const HANDSHAKE_BOUNDS_TICKS: [u64; 7] = [0, 1, 2, 5, 10, 50, 100];
 /// Upper bounds of fan-out durations, in ticks of 100 ms.
 pub const FANOUT_BOUNDS_TICKS: [u64; 8] = [0, 1, 2, 5, 10, 50, 100, 600];
 
@@ -143,6 +145,8 @@ pub struct Stats {
     pub accepted: Counter,
     /// Handshakes answered with 101.
     pub opened: Counter,
+    /// Ticks from accept to 101.
+    pub handshake_ticks: Histogram<{ HANDSHAKE_BOUNDS_TICKS.len() }>,
     /// Requests refused, by the number the shard gives each refusal.
     pub refused: [Counter; REFUSALS_MAX],
     /// Connections turned away for our reasons, by [`Turned`].
@@ -167,6 +171,12 @@ pub struct Stats {
     pub pongs: Counter,
     /// Publishes that waited because a mailbox had no room.
     pub publishes_delayed: Counter,
+    /// Publishes that wait because a mailbox has no room.
+    pub unplaced: Gauge,
+    /// Their payload bytes.
+    pub unplaced_bytes: Gauge,
+    /// Events in the outbox, and endings that wait for room in it.
+    pub outbox_events: Gauge,
     /// Subscribers a message was due to, summed over messages.
     pub deliveries: Counter,
     /// Of these, those that waited for a socket that took no more.
@@ -221,6 +231,7 @@ impl Default for Stats {
                     $($field: Default::default(),)*
                     $($table: std::array::from_fn(|_| Counter::default()),)*
                     paused_by: Default::default(),
+                    handshake_ticks: Histogram::new(&HANDSHAKE_BOUNDS_TICKS),
                     fanout_subscribers: Histogram::new(&FANOUT_BOUNDS),
                     fanout_ticks: Histogram::new(&FANOUT_BOUNDS_TICKS),
                     turn_us: Histogram::new(&TURN_BOUNDS_US),
@@ -230,6 +241,7 @@ impl Default for Stats {
         zero!(connections handshakes capacity accepted opened messages_in bytes_in messages_out bytes_out ignored
               pings pongs publishes_delayed deliveries deliveries_queued deliveries_dropped fanout_pending
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
+              unplaced unplaced_bytes outbox_events
               last_turn_ms goodbyes cut listening;
               refused turned ended peers_told budget_hits)
     }

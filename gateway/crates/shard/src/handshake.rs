@@ -165,6 +165,7 @@ impl<N: Net> Shard<N> {
         let Some(conn) = self.conns.get_mut(key) else { return };
         conn.phase = Phase::Open;
         conn.flags.insert(Flags::OPENED);
+        self.stats.handshake_ticks.record(u64::from(self.now.saturating_sub(conn.opened)));
         // A random first phase: otherwise a crowd that came at once is pinged at once for ever.
         let ticks = self.random.u32(1..=self.rules.ping_ticks.max(1));
         self.arm(key, ticks);

@@ -46,6 +46,10 @@ impl Unplaced {
         self.waiting.is_empty() && self.starved.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }

@@ -266,6 +266,9 @@ impl<N: Net> Shard<N> {
         stats.channels.set(u64::from(self.channels.len()));
         stats.subscriptions.set(u64::from(self.channels.subscriptions()));
         stats.mailbox_depth.set(self.inbox.depth() as u64);
+        stats.unplaced.set(self.unplaced.len() as u64);
+        stats.unplaced_bytes.set(self.unplaced.bytes() as u64);
+        stats.outbox_events.set((self.outbox.len() + self.unreported.len()) as u64);
         stats.turns.add(1);
     }
 
