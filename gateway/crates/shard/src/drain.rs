@@ -153,6 +153,11 @@ impl<N: Net> Shard<N> {
                 }
                 let quiet = !self.accepting && now.saturating_sub(*quiet_since) >= QUIET_TICKS;
                 let enough = now.saturating_sub(*since) >= BARRED_TICKS_MAX || now >= drain.deadline;
+                if enough && self.exhausted_at.is_some() {
+                    // A descriptor may have come free since this tick's last attempt.
+                    self.exhausted_at = None;
+                    self.accept();
+                }
                 // At the deadline, too, whoever has got into the queue is taken out of it first.
                 if quiet || (enough && (!self.accepting || self.exhausted_at.is_some())) {
                     self.net.stop_listening();
