@@ -243,9 +243,12 @@ mod tests {
     #[test]
     fn what_a_stranger_left_open_swallows_nothing() {
         for opened in ["for=\"6.6.6.6", "for=6.6.6.6;by=\"", "\"\\", "for=\"a\\\"", ";;;=\"", "\\\"\\\\\""] {
-            for added in
-                ["for=192.0.2.1", "for=\"192.0.2.1:80\";by=\"[fd00::1]\"", "by=\"a,b;for=c\";for=192.0.2.1"]
-            {
+            for added in [
+                "for=192.0.2.1",
+                "for=\"192.0.2.1:80\";by=\"[fd00::1]\"",
+                "by=\"a,b;for=c\";for=192.0.2.1",
+                "by=\"a\\\", b;for=c\";for=192.0.2.1",
+            ] {
                 assert_eq!(forwarded(&[&format!("{opened}, {added}")]), "192.0.2.1", "{opened} {added}");
                 assert_eq!(forwarded(&[opened, added]), "192.0.2.1", "{opened} {added}");
             }
