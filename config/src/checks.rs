@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::forms::{AutoOr, quoted};
+use crate::limits;
 use crate::reader::Reader;
 use crate::routes::Inbound;
 use crate::sections::{PeerHeader, Settings};
@@ -17,6 +18,7 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     what_commands_is_guarded(settings, reader);
     listeners_do_not_collide(settings, reader);
     trust_has_an_object(settings, reader);
+    limits::check(settings, reader);
 }
 
 fn connections_reach_every_shard(settings: &Settings, reader: &mut Reader<'_>) {

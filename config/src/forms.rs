@@ -264,6 +264,29 @@ impl<T, F: Form<T>> Form<AutoOr<T>> for OrAuto<F> {
     }
 }
 
+/// Another form, or `"off"`.
+pub(crate) struct OrOff<F>(pub(crate) F);
+
+impl<T, F: Form<T>> Form<Option<T>> for OrOff<F> {
+    fn expected(&self) -> String {
+        format!("{}, or \"off\"", self.0.expected())
+    }
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Option<T>, String> {
+        match value.as_str() {
+            Some("off") => Ok(None),
+            _ => self.0.read(value).map(Some).map_err(|_| self.expected()),
+        }
+    }
+
+    fn write(&self, value: &Option<T>) -> Option<String> {
+        match value {
+            None => Some(quoted("off")),
+            Some(value) => self.0.write(value),
+        }
+    }
+}
+
 /// Another form; absence has a meaning that no value has.
 pub(crate) struct Optional<F>(pub(crate) F);
 

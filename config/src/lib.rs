@@ -8,8 +8,10 @@
 
 mod checks;
 mod forms;
+mod limits;
 mod mistake;
 mod names;
+mod network_limits;
 mod networks;
 mod reader;
 mod routes;
@@ -24,11 +26,13 @@ pub mod units;
 use toml::de::DeTable;
 
 pub use forms::AutoOr;
+pub use limits::{ConnectionLimits, LimitAction, PeerLimits, RefuseBy};
 pub use mistake::{Mistake, Source};
 pub use names::{
     LogFilter, NODE_NAME_BYTES_MAX, NodeName, ORIGIN_BYTES_MAX, Origin, Origins, ROUTE_NAME_BYTES_MAX,
     RouteName, SUBPROTOCOL_BYTES_MAX, Subprotocol,
 };
+pub use network_limits::{Factor, NETWORK_LIMITS_MAX, NetworkLimits, NetworkRule};
 pub use networks::{NETWORKS_MAX, Network};
 pub use routes::{Inbound, ROUTE_LIST_MAX, ROUTES_MAX, Route};
 pub use sections::{

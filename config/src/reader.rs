@@ -115,7 +115,10 @@ impl<'t> Reader<'t> {
 
     /// Opens a section; notes unknown keys in it.
     pub(crate) fn section(&mut self, name: &str, keys: &[&str]) -> Spot<'t> {
-        let value = self.root.and_then(|root| root.get(name));
+        let value = match name.split_once('.') {
+            Some((outer, inner)) => self.nested_value(outer, inner),
+            None => self.root_value(name),
+        };
         let line = value.map(|value| self.line(&value.span()));
         let table = value.and_then(|value| value.get_ref().as_table());
         let spot = Spot { prefix: name.to_owned(), table, line };
@@ -145,6 +148,11 @@ impl<'t> Reader<'t> {
         self.root?.get(key)
     }
 
+    /// The same, inside a section.
+    pub(crate) fn nested_value(&self, section: &str, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.root?.get(section)?.get_ref().as_table()?.get(key)
+    }
+
     /// The value of a key as it was parsed, for what has no single form.
     pub(crate) fn value(&self, spot: &Spot<'t>, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
         spot.table?.get(key)
@@ -164,7 +172,7 @@ impl<'t> Reader<'t> {
     fn unknown_keys(&mut self, spot: &Spot<'t>, keys: &[&str]) {
         for (key, _) in spot.table.into_iter().flatten() {
             let name: &str = key.get_ref();
-            if !keys.contains(&name) {
+            if !keys.contains(&name) && !suggestion::is_subsection(&spot.prefix, name) {
                 let line = self.line(&key.span());
                 let expected = suggestion::for_key(name, keys);
                 self.mistake(&spot.path(name), Some(line), "an unknown key".to_owned(), expected);

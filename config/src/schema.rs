@@ -75,6 +75,8 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $type {
             $($(#[$field_doc])* pub $field: $section,)*
+            /// Networks with limits of their own.
+            pub networks: Vec<$crate::network_limits::NetworkLimits>,
             /// Where connections may go; at least one.
             pub routes: Vec<$crate::routes::Route>,
         }
@@ -86,7 +88,7 @@ macro_rules! settings {
         impl $type {
             /// Reads every section; the routes, which inherit from them, come after.
             fn read_sections(reader: &mut $crate::reader::Reader<'_>) -> Self {
-                Self { $($field: <$section as $crate::schema::Section>::read(reader),)* routes: Vec::new() }
+                Self { $($field: <$section as $crate::schema::Section>::read(reader),)* networks: Vec::new(), routes: Vec::new() }
             }
 
             fn write_sections(&self, out: &mut String) {

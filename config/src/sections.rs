@@ -9,7 +9,9 @@ use std::time::Duration;
 use crate::forms::{
     Address, AutoOr, Count, FilePath, Flag, List, Number, OneOf, Optional, OrAuto, Pattern, Size, Time, Word,
 };
+use crate::limits::{ConnectionLimits, PeerLimits};
 use crate::names::{LogFilter, NodeName};
+use crate::network_limits;
 use crate::networks::{self, NETWORKS_MAX, Network};
 use crate::reader::Reader;
 use crate::routes;
@@ -29,6 +31,10 @@ settings! {
         shards: Shards,
         /// Bounds of the node and of one connection.
         limits: Limits,
+        /// What one connection may send.
+        connection_limits: ConnectionLimits,
+        /// What one peer may do.
+        peer_limits: PeerLimits,
         /// Bounds of what one client may send; each route may have its own.
         websocket: WebSocket,
         /// How silence is told from death.
@@ -277,6 +283,7 @@ impl Default for Settings {
 impl Settings {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         let mut settings = Self::read_sections(reader);
+        settings.networks = network_limits::read(reader);
         settings.routes = routes::read(reader, &settings.websocket);
         settings
     }
@@ -304,6 +311,9 @@ impl Settings {
     pub fn to_toml(&self) -> String {
         let mut out = String::new();
         self.write_sections(&mut out);
+        for network in &self.networks {
+            network_limits::write(network, &mut out);
+        }
         for route in &self.routes {
             routes::write(route, &self.websocket, &mut out);
         }
@@ -316,7 +326,7 @@ const fn loopback(port: u16) -> SocketAddr {
 }
 
 /// Defaults are constants of this file, so zero is a mistake of ours.
-fn count(number: u32) -> NonZeroU32 {
+pub(crate) fn count(number: u32) -> NonZeroU32 {
     debug_assert!(number > 0, "a default count is never zero");
     NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
 }

@@ -9,7 +9,13 @@ pub(crate) const VARIABLE_PREFIX: &str = "GATEWAY__";
 
 /// Whether the root may have this key.
 pub(crate) fn is_section(name: &str) -> bool {
-    name == "route" || SECTIONS.iter().any(|(section, _)| *section == name)
+    name == "route" || !name.contains('.') && SECTIONS.iter().any(|(section, _)| *section == name)
+}
+
+/// Whether a section may have this table inside.
+pub(crate) fn is_subsection(outer: &str, name: &str) -> bool {
+    let mut inner = SECTIONS.iter().filter_map(|(section, _)| section.split_once('.'));
+    (outer, name) == ("limits", "network") || inner.any(|section| section == (outer, name))
 }
 
 /// For a key of the root.
@@ -52,7 +58,11 @@ pub(crate) fn key_of(variable: &str) -> Option<String> {
 }
 
 fn variable_name(section: &str, key: &str) -> String {
-    format!("{VARIABLE_PREFIX}{}__{}", section.to_ascii_uppercase(), key.to_ascii_uppercase())
+    format!(
+        "{VARIABLE_PREFIX}{}__{}",
+        section.to_ascii_uppercase().replace('.', "__"),
+        key.to_ascii_uppercase()
+    )
 }
 
 /// Every key that is not a route's, with its section.

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::sections::SECTIONS;
-use crate::{Settings, load, reference, routes};
+use crate::{Settings, load, network_limits, reference, routes};
 
 /// The lines that explain and set `key` in the first table that begins with `header`: the comment block right
 /// above the key as one text, and whether the key is commented out.
@@ -46,6 +46,13 @@ fn the_reference_explains_every_key_with_what_the_code_expects() {
         assert!(
             comment.contains(&expected),
             "{section}.{key} expects {expected}; the reference says: {comment}"
+        );
+    }
+    for (key, expected) in network_limits::expectations() {
+        let (comment, hidden) = explained("# [[limits.network]]", key).unwrap();
+        assert!(
+            hidden && comment.contains(&expected),
+            "{key} expects {expected}; the reference says: {comment}"
         );
     }
     for (key, expected) in routes::expectations() {

@@ -72,7 +72,7 @@ fn every_key_of_every_section_can_be_overridden() {
     let mut tried = 0;
     for line in printed.lines().take_while(|line| *line != "[[route]]") {
         if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']').to_ascii_uppercase();
+            section = name.trim_end_matches(']').to_ascii_uppercase().replace('.', "__");
         } else if let Some((key, value)) = line.split_once(" = ") {
             let variable = format!("GATEWAY__{section}__{}", key.to_ascii_uppercase());
             assert_eq!(load("", env([(&variable, value)])), Ok(Settings::default()), "{variable}");

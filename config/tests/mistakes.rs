@@ -91,8 +91,8 @@ fn an_unknown_key_is_answered_with_the_one_that_was_meant() {
         ("\n[limit]\nx = 1", "limit", 2, "an unknown key", "did you mean [limits]?"),
         ("[[routes]]\nname = 'a'", "routes", 1, "an unknown key", "did you mean [[route]]?"),
         (
-            "[limits.peer]\nconnections = 5",
-            "limits.peer",
+            "[limits.pear]\nconnections = 5",
+            "limits.pear",
             1,
             "an unknown key",
             "one of connections, handshakes",

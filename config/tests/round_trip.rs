@@ -26,6 +26,33 @@ handshakes = 500
 head_bytes = "16KiB"
 subscriptions_per_connection = 8
 channels = 2000
+[limits.connection]
+messages_per_second = "off"
+messages_burst = 7
+action = "drop"
+dry_run = true
+[limits.peer]
+connections = "off"
+connects_per_second = 7
+connects_burst = 8
+messages_per_second = 9
+messages_burst = 11
+bytes_per_second = "10KiB"
+bytes_burst = "1GiB"
+refuse = "close"
+action = "close"
+dry_run = false
+recent = 0
+ipv6_prefix = 48
+[[limits.network]]
+cidr = "10.0.0.0/8"
+factor = 2.5
+[[limits.network]]
+cidr = "2001:db8::/32"
+exempt = true
+[[limits.network]]
+cidr = "192.0.2.7/32"
+block = true
 [websocket]
 message_bytes = "64KiB"
 frame_bytes = 1000
@@ -94,11 +121,25 @@ fn settings_that_differ_in_every_key_are_printed_and_read_back() {
     let settings = load(OTHER, []).unwrap();
     let printed = settings.to_toml();
     assert_eq!(load(&printed, []).unwrap(), settings, "{printed}");
-    let defaults = Settings::default().to_toml();
-    for line in printed.lines().take_while(|line| *line != "[[route]]").filter(|line| line.contains(" = ")) {
-        let same = defaults.lines().any(|default| default == line);
-        assert!(!same, "{line} is the default, so this test does not show that it is read");
+    let defaults = keys(&Settings::default().to_toml());
+    for (section, line) in keys(&printed) {
+        let same = defaults.contains(&(section.clone(), line.clone()));
+        assert!(!same, "{section} {line} is the default, so this test does not show that it is read");
     }
+}
+
+/// The settings in front of the routes, each with its section.
+fn keys(printed: &str) -> Vec<(String, String)> {
+    let mut section = String::new();
+    let mut keys = Vec::new();
+    for line in printed.lines().take_while(|line| *line != "[[route]]") {
+        if line.starts_with('[') {
+            section = line.to_owned();
+        } else if line.contains(" = ") {
+            keys.push((section.clone(), line.to_owned()));
+        }
+    }
+    keys
 }
 
 #[test]

@@ -17,7 +17,7 @@ use bridge::{Epoch, NodeName, Switchboard};
 use config::Settings;
 use net::{Clock, descriptors};
 use shard::Identity;
-use shard::limit::{Gate, GateSizes};
+use shard::limit::Gate;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -83,10 +83,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         .block_on(async { Signals::listen() })
         .map_err(|error| format!("cannot listen for signals: {error}"))?;
 
-    let gate = Arc::new(Gate::new(GateSizes {
-        connections: plan.connections,
-        handshakes: settings.limits.handshakes.get(),
-    }));
+    let gate = Arc::new(Gate::new(node::gate_sizes(settings, plan)));
     let (batch_sender, batches) = mpsc::channel(BATCHES_MAX);
     let websocket_address = waiting.address;
     announce(&name, epoch, plan, websocket_address, &http);

@@ -9,6 +9,7 @@ use bridge::{ConnId, Epoch, Event, NodeName};
 use net::Clock;
 
 use crate::admin::unix_ms;
+use crate::limited;
 use crate::recent::Recent;
 
 /// Writes the lines.
@@ -39,9 +40,13 @@ impl EndingsLog {
 
     /// Takes one event of a shard.
     pub(crate) fn observe(&mut self, event: Event) {
-        let Event::Ended(ending) = event;
-        self.log(&ending);
-        self.recent.keep(unix_ms(), ending);
+        match event {
+            Event::Ended(ending) => {
+                self.log(&ending);
+                self.recent.keep(unix_ms(), ending);
+            }
+            Event::Limited(limited) => limited::log(&limited),
+        }
     }
 
     fn log(&mut self, ending: &Ending) {

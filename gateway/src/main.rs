@@ -6,6 +6,8 @@ mod admin;
 mod app;
 mod endings;
 mod lifecycle;
+mod limited;
+mod limits;
 mod logging;
 mod metrics;
 mod node;

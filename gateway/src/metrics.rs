@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use backend::{BusState, Publisher};
 use bridge::ending::Turned;
+use bridge::limited::Kind;
 use bridge::stats::{BUDGETS, TOLD_BY};
 use bridge::{EndReason, Pause, Stats, Switchboard};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
@@ -114,6 +115,9 @@ const HTTP_REQUESTS: &str = "gateway_http_requests_total";
 const LEFT_OUT: &str = "gateway_log_endings_left_out_total";
 const PEERS: &str = "gateway_peers";
 const PEERS_TOLD: &str = "gateway_peers_told_total";
+const LIMITED: &str = "gateway_limited_total";
+const FORGOTTEN: &str = "gateway_peers_forgotten_total";
+const RECENT: &str = "gateway_peers_recent";
 const BUS_UP: &str = "gateway_bus_up";
 const MAILBOX_DEPTH: &str = "gateway_shard_mailbox_depth";
 
@@ -200,6 +204,7 @@ impl Register<'_> {
             let read = move |from: &Sources| sum(from, |stats| stats.peers_told[place].value());
             self.counter(PEERS_TOLD, labels, Box::new(read));
         }
+        self.limits();
         for shard in 0..sources.stats.len() {
             self.shard(shard);
         }
@@ -221,6 +226,23 @@ impl Register<'_> {
             ];
             self.counter(HTTP_REQUESTS, labels, Box::new(move |from| from.requests.value(role, code)));
         }
+    }
+
+    fn limits(&mut self) {
+        self.describe_counter(LIMITED, "Times a limit was hit, by what was done; with dry_run nothing was.");
+        for kind in Kind::all() {
+            let labels = vec![
+                Label::from_static_parts("limit", kind.limit.label()),
+                Label::from_static_parts("action", kind.action.label()),
+                Label::from_static_parts("dry_run", if kind.dry_run { "true" } else { "false" }),
+            ];
+            let read = move |stats: &Stats| stats.limited[kind.place()].value();
+            self.counter(LIMITED, labels, Box::new(move |from| sum(from, read)));
+        }
+        self.describe_counter(FORGOTTEN, "Peers that were forgotten before a rate of theirs had run out.");
+        self.counter(FORGOTTEN, Vec::new(), Box::new(|from| from.gate.peers().forgotten()));
+        self.describe_gauge(RECENT, "Peers without a connection that are remembered for their rates.");
+        self.gauge(RECENT, Vec::new(), Box::new(|from| from.gate.peers().recent()));
     }
 
     fn by_reason(

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use bridge::{Epoch, NodeName};
 use config::{AutoOr, Settings};
 use shard::Sizes;
+use shard::limit::GateSizes;
 
 /// Descriptors kept free beside connections: log, polls, wakers, the HTTP side's own.
 const RESERVE: u64 = 64;
@@ -108,6 +109,16 @@ pub(crate) fn sizes(settings: &Settings, plan: Plan) -> Sizes {
         subscriptions: subscriptions.min(u64::from(u32::MAX - 1)) as u32,
         backlog_entries: entries.min(BACKLOG_ENTRIES_MAX) as u32,
         backlog_bytes,
+    }
+}
+
+/// Bounds of the node's gate.
+pub(crate) fn gate_sizes(settings: &Settings, plan: Plan) -> GateSizes {
+    GateSizes {
+        connections: plan.connections,
+        handshakes: settings.limits.handshakes.get(),
+        recent_peers: settings.peer_limits.recent,
+        ipv6_prefix: settings.peer_limits.ipv6_prefix.get() as u8,
     }
 }
 

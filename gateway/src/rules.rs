@@ -15,7 +15,7 @@ use wire::ws::handshake::OriginPattern;
 /// The rules of these settings.
 ///
 /// # Errors
-/// An origin that the handshake does not understand, named.
+/// An origin that the handshake does not understand, or a network that is none of peers, named.
 pub(crate) fn rules(settings: &Settings) -> Result<Rules, String> {
     // A message of the full size waits with its frame header.
     let backlog_bytes = settings.backlog.bytes.as_u64() + HEADER_MAX as u64;
@@ -33,6 +33,7 @@ pub(crate) fn rules(settings: &Settings) -> Result<Rules, String> {
             bytes: u32::try_from(backlog_bytes).unwrap_or(u32::MAX),
         },
         trust: trust(settings),
+        limits: crate::limits::limits(settings)?,
     })
 }
 

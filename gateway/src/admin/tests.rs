@@ -142,6 +142,7 @@ impl Scripted {
                 let _ = reply.send((per_ten_thousand > 0).then_some(self.open.len() as u32));
             }
             Command::Drain(_) => {}
+            Command::EnforceBlocks => {}
         }
     }
 }
@@ -175,6 +176,8 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
         gate: Arc::new(shard::limit::Gate::new(shard::limit::GateSizes {
             connections: 1000,
             handshakes: 100,
+            recent_peers: 10,
+            ipv6_prefix: 64,
         })),
         node: NodeName::parse("n-1").unwrap(),
         epoch: Epoch(7),
@@ -194,6 +197,8 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
             gate: Arc::new(shard::limit::Gate::new(shard::limit::GateSizes {
                 connections: 1000,
                 handshakes: 100,
+                recent_peers: 10,
+                ipv6_prefix: 64,
             })),
             stats,
             switchboard,

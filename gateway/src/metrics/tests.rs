@@ -56,6 +56,8 @@ fn metrics() -> Metrics {
         gate: Arc::new(shard::limit::Gate::new(shard::limit::GateSizes {
             connections: 1000,
             handshakes: 100,
+            recent_peers: 10,
+            ipv6_prefix: 64,
         })),
         stats,
         publisher: Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded)),

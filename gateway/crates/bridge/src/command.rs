@@ -84,6 +84,8 @@ pub enum Command {
         /// The page.
         reply: oneshot::Sender<Page>,
     },
+    /// The node's list of blocked networks has grown: close everybody who is of one of them, a slice at a time.
+    EnforceBlocks,
     /// Name the busiest connections among the next slots; a slice of a walk over the table.
     Rank {
         /// Busy with what.

@@ -20,6 +20,8 @@ pub enum EndReason {
     PongTimeout,
     /// Its backlog reached the bound, or nothing of it could be written for too long (1013).
     SlowConsumer,
+    /// It exceeded a limit whose action is to close, or its network was blocked (1008).
+    Limited,
     /// Closed through the API or by an app server.
     ApiClose,
     /// The node is going away (1001).
@@ -32,7 +34,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ClientClose,
         Self::ClientGone,
         Self::Reset,
@@ -41,6 +43,7 @@ impl EndReason {
         Self::MessageTooBig,
         Self::PongTimeout,
         Self::SlowConsumer,
+        Self::Limited,
         Self::ApiClose,
         Self::GoingAway,
         Self::Shed,
@@ -59,6 +62,7 @@ impl EndReason {
             Self::MessageTooBig => "message_too_big",
             Self::PongTimeout => "pong_timeout",
             Self::SlowConsumer => "slow_consumer",
+            Self::Limited => "limited",
             Self::ApiClose => "api_close",
             Self::GoingAway => "going_away",
             Self::Shed => "shed",
@@ -84,19 +88,25 @@ pub enum Turned {
     Channels,
     /// The node is going away.
     GoingAway,
+    /// Its peer has as many connections as it may, or had too many in a second.
+    PeerLimit,
+    /// Its network is blocked.
+    Blocked,
     /// Registering the socket failed.
     Internal,
 }
 
 impl Turned {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::TableFull,
         Self::Handshakes,
         Self::Descriptors,
         Self::Left,
         Self::Channels,
         Self::GoingAway,
+        Self::PeerLimit,
+        Self::Blocked,
         Self::Internal,
     ];
 
@@ -110,6 +120,8 @@ impl Turned {
             Self::Left => "left",
             Self::Channels => "channels",
             Self::GoingAway => "going_away",
+            Self::PeerLimit => "peer_limit",
+            Self::Blocked => "blocked",
             Self::Internal => "internal",
         }
     }

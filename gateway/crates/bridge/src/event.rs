@@ -10,12 +10,15 @@ use tokio::sync::mpsc;
 use crate::command::Traffic;
 use crate::ending::EndReason;
 use crate::id::Address;
+use crate::limited::Limited;
 
 /// Something that happened to a connection.
 #[derive(Debug)]
 pub enum Event {
     /// It had been opened and has ended.
     Ended(Ending),
+    /// A peer hit a limit, so often in about a second.
+    Limited(Limited),
 }
 
 /// How a connection ended.

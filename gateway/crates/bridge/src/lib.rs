@@ -10,6 +10,7 @@ pub mod command;
 pub mod ending;
 pub mod event;
 pub mod id;
+pub mod limited;
 pub mod mailbox;
 pub mod message;
 pub mod stats;
@@ -20,6 +21,7 @@ pub use command::{Command, Delivered, Description, DrainPlan, Page, Publish, Rec
 pub use ending::EndReason;
 pub use event::{Ending, Event, Outbox, OutboxFull};
 pub use id::{Address, ConnId, Epoch, NodeName};
+pub use limited::Limited;
 pub use mailbox::{Inbox, Mailbox, MailboxFull, Wake};
 pub use message::{Kind, Message};
 pub use stats::{Pause, Stats};

@@ -110,11 +110,13 @@ pub enum Pause {
     Mailbox,
     /// So many messages of all publishers wait for places that it may not bring another.
     Publishers,
+    /// It, or its peer, has sent more than its rate allows.
+    Limit,
 }
 
 impl Pause {
     /// Every reason, in the order of their numbers; at most eight, which share a byte of the record.
-    pub const ALL: [Self; 3] = [Self::Reply, Self::Mailbox, Self::Publishers];
+    pub const ALL: [Self; 4] = [Self::Reply, Self::Mailbox, Self::Publishers, Self::Limit];
 
     /// The label.
     #[must_use]
@@ -123,6 +125,7 @@ impl Pause {
             Self::Reply => "reply",
             Self::Mailbox => "mailbox",
             Self::Publishers => "publishers",
+            Self::Limit => "limit",
         }
     }
 }
@@ -155,6 +158,8 @@ pub struct Stats {
     pub ended: [Counter; EndReason::ALL.len()],
     /// How connections of trusted proxies told their peer, by [`TOLD_BY`].
     pub peers_told: [Counter; TOLD_BY.len()],
+    /// Times a limit was hit, by the place of its [`crate::limited::Kind`].
+    pub limited: [Counter; crate::limited::Kind::COUNT],
     /// Messages from clients.
     pub messages_in: Counter,
     /// Payload bytes from clients.
@@ -243,7 +248,7 @@ impl Default for Stats {
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
               unplaced unplaced_bytes outbox_events
               last_turn_ms goodbyes cut listening;
-              refused turned ended peers_told budget_hits)
+              refused turned ended peers_told limited budget_hits)
     }
 }
 

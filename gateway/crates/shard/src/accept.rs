@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use bridge::ending::Turned;
 
 use crate::net::{Accepted, Hangup, Net};
+use crate::trust::Introduction;
 use crate::turn::{Shard, budget};
 
 /// Accepts per turn.
@@ -42,20 +43,22 @@ impl<N: Net> Shard<N> {
     fn admit(&mut self, mut socket: N::Socket, peer: IpAddr) {
         self.stats.accepted.add(1);
         let introduction = self.rules.trust.of(peer);
-        let (admitted, turned) = match self.gate.admit(peer) {
-            Ok(let_in) => let_in,
-            Err(turned) => {
-                self.stats.turned[turned as usize].add(1);
-                self.net.close(socket, Hangup::Reset);
-                return;
-            }
-        };
-        if let Some(turned) = turned {
+        let is_named = introduction == Introduction::Done;
+        let entrance = self.gate.admit(peer, is_named, self.rules.limits.peers(), self.now);
+        if let Some(turned) = entrance.turned {
             self.stats.turned[turned as usize].add(1);
         }
+        let exceeded = self.judged(peer, entrance.over, entrance.retry_ticks);
+        let Some(admitted) = entrance.admitted else {
+            self.net.close(socket, Hangup::Reset);
+            return;
+        };
         match self.conns.insert(socket, admitted, self.now) {
             Ok(key) => {
                 self.handshakes += 1;
+                if let Some(rare) = exceeded.and_then(|_| self.rare_mut(key)) {
+                    rare.exceeded = exceeded;
+                }
                 let registered = self
                     .conns
                     .get(key)
@@ -72,7 +75,7 @@ impl<N: Net> Shard<N> {
                 socket = returned;
                 self.stats.turned[Turned::TableFull as usize].add(1);
                 self.gate.handshake_done(&admitted);
-                self.gate.release(admitted);
+                self.gate.release(admitted, self.rules.limits.peers(), self.now);
                 self.net.write_one(&mut socket, NO_ROOM);
                 self.net.close(socket, Hangup::Gentle);
             }

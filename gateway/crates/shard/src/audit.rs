@@ -219,6 +219,11 @@ impl<N: Net> Shard<N> {
         for key in &self.carry {
             *carried.entry(*key).or_default() += 1;
         }
+        let mut paced: HashMap<Key, u32> = HashMap::new();
+        for key in self.paced.keys() {
+            *paced.entry(key).or_default() += 1;
+        }
+        ensure(paced.values().all(|times| *times == 1), || "paused for a rate twice".into())?;
         for (key, conn) in self.conns.iter() {
             let times = carried.get(&key).copied().unwrap_or(0);
             let flagged = conn.flags.contains(Flags::CARRIED);
@@ -231,9 +236,13 @@ impl<N: Net> Shard<N> {
                 (!rare.queue.is_empty(), rare.unplaced > 0, rare.starved)
             });
             same("starved", is_starved, starved.contains(&key))?;
-            for (why, will_resume) in
-                [(Pause::Reply, waits), (Pause::Mailbox, unplaced), (Pause::Publishers, is_starved)]
-            {
+            let is_paced = paced.get(&key).copied().unwrap_or(0) > 0;
+            for (why, will_resume) in [
+                (Pause::Reply, waits),
+                (Pause::Mailbox, unplaced),
+                (Pause::Publishers, is_starved),
+                (Pause::Limit, is_paced),
+            ] {
                 ensure(!conn.pauses.contains(why as u8) || will_resume, || {
                     format!("{key:?} {:?}: paused ({}), and nothing will resume it", conn.phase, why.label())
                 })?;

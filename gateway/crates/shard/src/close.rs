@@ -267,7 +267,7 @@ impl<N: Net> Shard<N> {
     /// The only caller of [`store::Conns::remove`].
     fn remove(&mut self, key: Key) {
         if let Some(conn) = self.conns.remove(key) {
-            self.gate.release(conn.admission);
+            self.gate.release(conn.admission, self.rules.limits.peers(), self.now);
         }
     }
 }

@@ -4,6 +4,7 @@ use bridge::EndReason;
 use store::{Key, NONE, Phase, Queue};
 use wire::ws::Assembly;
 
+use crate::limit::Exceeded;
 use crate::net::Net;
 use crate::trust::Introduction;
 use crate::turn::Shard;
@@ -23,6 +24,8 @@ pub(crate) struct Rare {
     pub starved: bool,
     /// How it is being closed.
     pub goodbye: Option<Goodbye>,
+    /// Why it will be told to go as soon as it has said what it wants.
+    pub exceeded: Option<Exceeded>,
 }
 
 /// Something that has arrived in part.
@@ -64,6 +67,7 @@ impl Rare {
             && self.unplaced == 0
             && !self.starved
             && self.goodbye.is_none()
+            && self.exceeded.is_none()
     }
 }
 

@@ -61,6 +61,7 @@ impl<N: Net> Shard<N> {
             Ok(Some(length)) => {
                 self.reply(key, &out, &[]);
                 self.out = out;
+                self.show_limit(key);
                 if length < bytes.len() {
                     self.transport_received(key, &mut bytes[length..]);
                 }
@@ -93,7 +94,11 @@ impl<N: Net> Shard<N> {
             self.forwarded(key, &head);
         }
         if self.conns.get(key).is_some_and(|conn| conn.admission.is_turning()) {
-            return Err(Refusal::Busy { retry_after_s: RETRY_AFTER_S });
+            let busy = Refusal::Busy { retry_after_s: RETRY_AFTER_S };
+            return Err(self.refused_by_limit(key).unwrap_or(busy));
+        }
+        if let Some(refusal) = self.refused_by_limit(key) {
+            return Err(refusal);
         }
         let request = Request::check(head)?;
         let rules = std::sync::Arc::clone(&self.rules);

@@ -61,9 +61,10 @@ impl<N: Net> Shard<N> {
         if conn.identity != NONE && self.starve(key) {
             return Reading::Over;
         }
+        let Some(window) = self.allowance(key) else { return Reading::Over };
         let Some(conn) = self.conns.get_mut(key) else { return Reading::Over };
         let Some(socket) = conn.socket.as_mut() else { return Reading::Over };
-        let bytes = match self.net.read(socket, &mut self.scratch) {
+        let bytes = match self.net.read(socket, &mut self.scratch[..window]) {
             Read::Bytes(bytes) => bytes,
             Read::WouldBlock => {
                 conn.flags.remove(Flags::UNREAD);
@@ -84,13 +85,14 @@ impl<N: Net> Shard<N> {
             // The timer stays, and is a heartbeat from now on.
             conn.phase = Phase::Open;
         }
-        let full = bytes == self.scratch.len();
+        let full = bytes == window;
         let more = full || conn.flags.contains(Flags::HUNG_UP);
         if more {
             conn.flags.insert(Flags::UNREAD)
         } else {
             conn.flags.remove(Flags::UNREAD)
         }
+        self.owe_bytes(key, bytes);
         let mut scratch = std::mem::take(&mut self.scratch);
         self.received(key, &mut scratch[..bytes]);
         self.scratch = scratch;

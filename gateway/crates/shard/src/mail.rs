@@ -49,6 +49,7 @@ impl<N: Net> Shard<N> {
             Command::List { after, limit, reply } => {
                 let _ = reply.send(self.list(after, limit));
             }
+            Command::EnforceBlocks => self.start_eviction(),
             Command::Rank { by, after, limit, reply } => {
                 let _ = reply.send(self.rank(by, after, limit));
             }

@@ -11,6 +11,7 @@ use store::QueueLimit;
 use wire::ws::Limits;
 use wire::ws::handshake::OriginPattern;
 
+use crate::limit::rules::LimitRules;
 use crate::trust::Trust;
 
 /// Most bytes of a path variable.
@@ -41,6 +42,8 @@ pub struct Rules {
     pub backlog: QueueLimit,
     /// Which proxies are believed when they name a peer. A connection keeps to what held when it was accepted.
     pub trust: Trust,
+    /// How much connections and peers may do.
+    pub limits: LimitRules,
 }
 
 /// A path pattern and what happens behind it.
@@ -247,6 +250,7 @@ mod tests {
             subscriptions: 1,
             backlog: QueueLimit { entries: 1, bytes: 1 },
             trust: Trust::default(),
+            limits: LimitRules::default(),
         }
     }
 

@@ -110,7 +110,7 @@ impl<N: Net> Shard<N> {
             Some(source) if !self.rules.trust.contains(source) => Introduction::Done,
             _ => self.rules.trust.of_request(),
         };
-        self.named(key, header.source, told_by::PROXY_PROTOCOL);
+        self.named(key, header.source, told_by::PROXY_PROTOCOL, next == Introduction::Done);
         Ok(Some((header.length, next)))
     }
 
@@ -118,13 +118,19 @@ impl<N: Net> Shard<N> {
     pub(crate) fn forwarded(&mut self, key: Key, head: &Head<'_>) {
         let trust = &self.rules.trust;
         let peer = trust.field.and_then(|field| field.peer(head, |address| trust.contains(address)));
-        self.named(key, peer, told_by::HEADER);
+        self.named(key, peer, told_by::HEADER, true);
     }
 
-    fn named(&mut self, key: Key, peer: Option<IpAddr>, by: usize) {
+    /// `is_last`: nobody else will be named, so limits are held against this one.
+    fn named(&mut self, key: Key, peer: Option<IpAddr>, by: usize, is_last: bool) {
         self.stats.peers_told[peer.map_or(told_by::NOBODY, |_| by)].add(1);
         if let (Some(peer), Some(conn)) = (peer, self.conns.get_mut(key)) {
-            self.gate.rebind(&mut conn.admission, peer);
+            let rules = self.rules.limits.peers();
+            let (over, retry_ticks) = self.gate.rebind(&mut conn.admission, peer, rules, self.now);
+            let exceeded = self.judged(peer, over.filter(|_| is_last), retry_ticks);
+            if let Some(rare) = exceeded.and_then(|_| self.rare_mut(key)) {
+                rare.exceeded = exceeded;
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::close::Unreported;
 use crate::cold::Rare;
 use crate::drain::Drain;
 use crate::fanout::Fanout;
-use crate::limit::{Admitted, Gate};
+use crate::limit::{Admitted, Eviction, Gate, Notices, Paced};
 use crate::net::{Net, Readiness};
 use crate::publish::{Publisher, Unplaced};
 use crate::round::Round;
@@ -138,6 +138,9 @@ pub struct Shard<N: Net> {
     pub(crate) goodbyes_left: bool,
     /// Since when goodbyes wait for messages to be delivered.
     pub(crate) goodbyes_due_since: Option<u32>,
+    pub(crate) eviction: Option<Eviction>,
+    pub(crate) paced: Paced,
+    pub(crate) notices: Notices,
     /// Somebody may wait at the listener.
     pub(crate) accepting: bool,
     /// No descriptor was left at this tick; try again at the next.
@@ -194,6 +197,9 @@ impl<N: Net> Shard<N> {
             shed: None,
             goodbyes_left: false,
             goodbyes_due_since: None,
+            eviction: None,
+            paced: Paced::new(parts.now),
+            notices: Notices::default(),
             accepting: true,
             exhausted_at: None,
             timers_left: false,
@@ -225,12 +231,14 @@ impl<N: Net> Shard<N> {
     /// All steps but mail and readiness.
     pub fn turn(&mut self, now: u32) -> Next {
         self.now = now;
+        self.resume_paced();
         self.carried();
         self.fan_out();
         self.expire();
         self.accept();
         self.place();
         self.drain_slice();
+        self.evict_slice();
         self.flush_dirty();
         self.report();
         self.gauge();
@@ -282,6 +290,8 @@ impl<N: Net> Shard<N> {
             || !self.fanout.is_empty()
             || !self.inbox.is_empty()
             || self.goodbyes_left
+            || self.eviction.is_some()
+            || self.paced.has_due()
         {
             Next::Now
         } else if !self.unplaced.is_empty() || !self.unreported.is_empty() || self.outbox_blocked {

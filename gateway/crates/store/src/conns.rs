@@ -207,10 +207,8 @@ pub struct Conn<S, A> {
     pub first_subscription: u32,
     /// Number of its last event.
     pub sequence: u32,
-    /// Message-rate limiter: how full.
-    pub limiter_level: u16,
-    /// Message-rate limiter: when that was true, lower half of the tick.
-    pub limiter_tick: u16,
+    /// State of its message-rate limiter; zero: nothing to remember.
+    pub limiter: u32,
     /// Which route it came by.
     pub route: u16,
     /// Which endpoint (listener or backend stream) it belongs to.
@@ -272,8 +270,7 @@ impl<S, A> Conns<S, A> {
             opened: now,
             first_subscription: NONE,
             sequence: 0,
-            limiter_level: 0,
-            limiter_tick: 0,
+            limiter: 0,
             route: 0,
             endpoint: 0,
             phase: Phase::Handshake,

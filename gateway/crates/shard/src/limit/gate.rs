@@ -1,4 +1,4 @@
-//! The node's gate: how many connections and handshakes there may be, over all shards.
+//! The node's gate: how many connections and handshakes there may be over all shards, and which peers may have them.
 //!
 //! [`Gate::admit`] is the only way to an [`Admitted`], and a table takes no connection without one; giving it back
 //! ([`Gate::release`]) is the only way to get rid of it. So what was counted in is counted out.
@@ -7,8 +7,11 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bridge::ending::Turned;
+use bridge::limited::Limit;
 
-use super::peers::Peers;
+use super::blocks::Blocks;
+use super::peers::{Over, PeerSizes, Peers};
+use super::rules::{PeerRules, Refuse};
 
 /// Connections over the bounds that are still let in to be told 503 properly, in the whole node.
 const TURNING_MAX: u32 = 256;
@@ -41,6 +44,23 @@ pub struct GateSizes {
     pub connections: u32,
     /// Most handshakes in flight.
     pub handshakes: u32,
+    /// Most peers without a connection that are remembered for their rates.
+    pub recent_peers: u32,
+    /// How many leading bits of an IPv6 address are one peer.
+    pub ipv6_prefix: u8,
+}
+
+/// What became of somebody at the gate.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Proof that it was counted, if it is let in at all. Without it: hang up.
+    pub admitted: Option<Admitted>,
+    /// Why it is turned away, and only let in to be told.
+    pub turned: Option<Turned>,
+    /// The limit that its peer has exceeded, whether or not anything follows from that.
+    pub over: Option<Limit>,
+    /// Ticks until trying again makes sense, where that is known.
+    pub retry_ticks: u32,
 }
 
 /// The gate.
@@ -50,6 +70,7 @@ pub struct Gate {
     handshakes: AtomicU32,
     turning: AtomicU32,
     peers: Peers,
+    blocks: Blocks,
 }
 
 /// Counts one in unless that breaks the bound.
@@ -57,39 +78,108 @@ fn enter(counter: &AtomicU32, most: u32) -> bool {
     counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1)).is_ok()
 }
 
+/// What a peer has too much of, as the rest of the program calls it, and ticks to wait.
+const fn limit(over: Option<Over>) -> (Option<Limit>, u32) {
+    match over {
+        None => (None, 0),
+        Some(Over::Connections) => (Some(Limit::PeerConnections), 0),
+        Some(Over::Connects(ticks)) => (Some(Limit::PeerConnects), ticks),
+    }
+}
+
 impl Gate {
     /// A gate with nobody behind it.
     #[must_use]
     pub fn new(sizes: GateSizes) -> Self {
         let zero = AtomicU32::new;
-        Self { sizes, connections: zero(0), handshakes: zero(0), turning: zero(0), peers: Peers::default() }
+        let live = sizes.connections.saturating_add(TURNING_MAX);
+        let peers = Peers::new(PeerSizes { live, recent: sizes.recent_peers }, sizes.ipv6_prefix);
+        let (connections, handshakes, turning) = (zero(0), zero(0), zero(0));
+        Self { sizes, connections, handshakes, turning, peers, blocks: Blocks::default() }
     }
 
-    /// Counts a connection, and its handshake, in. Over a bound some are still let in, marked, to be answered 503.
-    ///
-    /// # Errors
-    /// Why not even that: hang up.
-    pub fn admit(&self, peer: IpAddr) -> Result<(Admitted, Option<Turned>), Turned> {
-        let turned = if !enter(&self.handshakes, self.sizes.handshakes) {
-            Turned::Handshakes
+    /// Counts a connection, and its handshake, in. Over a bound some are still let in, marked, to be told so.
+    /// `is_named`: this is the peer, and not a proxy that will name it.
+    pub fn admit(&self, address: IpAddr, is_named: bool, rules: &PeerRules, now: u32) -> Entrance {
+        let key = self.peers.key(address);
+        let away = |turned| Entrance { admitted: None, turned: Some(turned), over: None, retry_ticks: 0 };
+        if rules.limits_of(key).is_blocked || self.blocks.contain(key, now) {
+            return Entrance { over: Some(Limit::Blocked), ..away(Turned::Blocked) };
+        }
+        let full = if !enter(&self.handshakes, self.sizes.handshakes) {
+            Some(Turned::Handshakes)
         } else if !enter(&self.connections, self.sizes.connections) {
             self.handshakes.fetch_sub(1, Ordering::Relaxed);
-            Turned::TableFull
+            Some(Turned::TableFull)
         } else {
-            return Ok((Admitted(self.peers.enter(peer)), None));
+            None
         };
+        if let Some(turned) = full
+            && !enter(&self.turning, TURNING_MAX)
+        {
+            return away(turned);
+        }
+        let mark = if full.is_some() { TURNING } else { 0 };
+        let Some((slot, over)) = self.peers.enter(key, rules, now) else {
+            self.uncount(full.is_some());
+            return away(Turned::TableFull);
+        };
+        let admitted = Admitted(slot | mark);
+        // Whoever is turned away for our reasons is not blamed as well; a proxy is not, for those behind it.
+        let (over, retry_ticks) = limit(over.filter(|_| full.is_none() && is_named));
+        let let_in = Entrance { admitted: Some(admitted), turned: full, over, retry_ticks };
+        if over.is_some() && !rules.dry_run && rules.refuse == Refuse::Answer {
+            return self.turn(let_in, rules, now);
+        }
+        let_in
+    }
+
+    /// Counts somebody who has exceeded a limit among those who are only let in to be told.
+    fn turn(&self, let_in: Entrance, rules: &PeerRules, now: u32) -> Entrance {
+        let turned = Some(Turned::PeerLimit);
+        let Some(admitted) = let_in.admitted else { return Entrance { turned, ..let_in } };
+        self.uncount(false);
         if enter(&self.turning, TURNING_MAX) {
-            Ok((Admitted(self.peers.enter(peer) | TURNING), Some(turned)))
+            return Entrance { admitted: Some(Admitted(admitted.0 | TURNING)), turned, ..let_in };
+        }
+        self.peers.leave(admitted.peer(), rules, now);
+        Entrance { admitted: None, turned, ..let_in }
+    }
+
+    /// Takes back what [`Gate::admit`] has counted.
+    fn uncount(&self, turning: bool) {
+        if turning {
+            self.turning.fetch_sub(1, Ordering::Relaxed);
         } else {
-            Err(turned)
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            self.handshakes.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Counts a connection at the peer that a proxy has named, and at the proxy no more.
-    pub fn rebind(&self, admitted: &mut Admitted, peer: IpAddr) {
+    /// Counts a connection at the peer that a proxy has named, and at the proxy no more: why that peer may not come in,
+    /// and the ticks until trying again makes sense.
+    pub fn rebind(
+        &self,
+        admitted: &mut Admitted,
+        address: IpAddr,
+        rules: &PeerRules,
+        now: u32,
+    ) -> (Option<Limit>, u32) {
+        let key = self.peers.key(address);
+        let proxy = self.peers.key_at(admitted.peer());
         // In this order: the table of peers is as large as the gate's bounds, and has room for nobody twice.
-        self.peers.leave(admitted.peer());
-        admitted.0 = self.peers.enter(peer) | (admitted.0 & TURNING);
+        self.peers.leave(admitted.peer(), rules, now);
+        // Without room, which the hash does not let happen, it stays the proxy's.
+        let entered = self.peers.enter(key, rules, now);
+        let Some((slot, over)) = entered.or_else(|| self.peers.enter(proxy, rules, now)) else {
+            debug_assert!(false, "who has just left finds room again");
+            return (Some(Limit::Blocked), 0);
+        };
+        admitted.0 = slot | (admitted.0 & TURNING);
+        if rules.limits_of(key).is_blocked || self.blocks.contain(key, now) {
+            return (Some(Limit::Blocked), 0);
+        }
+        limit(over)
     }
 
     /// Its handshake is over, one way or the other. Called once per connection.
@@ -101,10 +191,10 @@ impl Gate {
 
     /// Counts a connection out.
     #[allow(clippy::needless_pass_by_value, reason = "taking the proof is the point")]
-    pub fn release(&self, admitted: Admitted) {
+    pub fn release(&self, admitted: Admitted, rules: &PeerRules, now: u32) {
         let counter = if admitted.is_turning() { &self.turning } else { &self.connections };
         counter.fetch_sub(1, Ordering::Relaxed);
-        self.peers.leave(admitted.peer());
+        self.peers.leave(admitted.peer(), rules, now);
     }
 
     /// Connections that count against the bound.
@@ -130,54 +220,140 @@ impl Gate {
     pub const fn peers(&self) -> &Peers {
         &self.peers
     }
+
+    /// Networks that may not come in for a while.
+    #[must_use]
+    pub const fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::networks::{Network, Networks};
+    use super::super::rules::PeerLimits;
     use super::*;
+
+    fn gate(connections: u32, handshakes: u32) -> Gate {
+        Gate::new(GateSizes { connections, handshakes, recent_peers: 100, ipv6_prefix: 64 })
+    }
+
+    fn peer() -> IpAddr {
+        IpAddr::from([127, 0, 0, 1])
+    }
+
+    /// At most one connection of each peer.
+    fn one_each(refuse: Refuse, dry_run: bool) -> PeerRules {
+        let limits = PeerLimits { connections: Some(1), ..PeerLimits::default() };
+        PeerRules { classes: vec![limits], refuse, dry_run, ..PeerRules::default() }
+    }
 
     #[test]
     fn what_was_counted_in_is_counted_out() {
-        let gate = Gate::new(GateSizes { connections: 1, handshakes: 2 });
-        let peer = IpAddr::from([127, 0, 0, 1]);
-        let (first, turned) = gate.admit(peer).unwrap();
-        assert_eq!(turned, None);
-        let (second, turned) = gate.admit(peer).unwrap();
-        assert_eq!(turned, Some(Turned::TableFull));
-        assert_eq!((gate.connections(), gate.handshakes(), gate.peers().live(peer)), (1, 1, 2));
-        for admitted in [first, second] {
+        let (gate, rules) = (gate(1, 2), PeerRules::default());
+        let first = gate.admit(peer(), true, &rules, 0);
+        assert_eq!(first.turned, None);
+        let second = gate.admit(peer(), true, &rules, 0);
+        assert_eq!(second.turned, Some(Turned::TableFull));
+        assert_eq!((gate.connections(), gate.handshakes(), gate.peers().live(peer())), (1, 1, 2));
+        for admitted in [first, second].map(|entrance| entrance.admitted.unwrap()) {
             gate.handshake_done(&admitted);
-            gate.release(admitted);
+            gate.release(admitted, &rules, 0);
         }
         assert_eq!((gate.connections(), gate.handshakes(), gate.peers().len()), (0, 0, 0));
     }
 
     #[test]
     fn who_is_named_counts_there_and_at_the_proxy_no_more() {
-        let gate = Gate::new(GateSizes { connections: 1, handshakes: 2 });
+        let (gate, rules) = (gate(1, 2), one_each(Refuse::Answer, false));
         let (proxy, peer) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 1]));
-        let admitted = [gate.admit(proxy).unwrap().0, gate.admit(proxy).unwrap().0];
-        for mut admitted in admitted {
+        let admitted = [0, 1].map(|_| gate.admit(proxy, false, &rules, 0).admitted.unwrap());
+        let mut over = Vec::new();
+        for (number, mut admitted) in admitted.into_iter().enumerate() {
             let turning = admitted.is_turning();
-            gate.rebind(&mut admitted, peer);
+            assert_eq!(turning, number == 1);
+            over.push(gate.rebind(&mut admitted, peer, &rules, 0).0);
             assert_eq!(admitted.is_turning(), turning);
             assert_eq!(gate.peers().address(admitted.peer()), peer);
             // Once more, as when a field follows a PROXY header, and by the same name.
-            gate.rebind(&mut admitted, peer);
+            over.push(gate.rebind(&mut admitted, peer, &rules, 0).0);
             gate.handshake_done(&admitted);
-            gate.release(admitted);
+            gate.release(admitted, &rules, 0);
         }
+        assert_eq!(over, [None; 4], "one at a time");
         assert_eq!((gate.connections(), gate.handshakes(), gate.peers().len()), (0, 0, 0));
     }
 
     #[test]
+    fn limits_hold_for_whom_a_proxy_names_and_not_for_the_proxy() {
+        let (gate, rules) = (gate(10, 10), one_each(Refuse::Answer, false));
+        let (proxy, peer) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 1]));
+        let [mut first, mut second, mut third] = [0; 3].map(|_| {
+            let entrance = gate.admit(proxy, false, &rules, 0);
+            assert_eq!((entrance.turned, entrance.over), (None, None));
+            entrance.admitted.unwrap()
+        });
+        assert_eq!(gate.rebind(&mut first, peer, &rules, 0).0, None);
+        assert_eq!(gate.rebind(&mut second, peer, &rules, 0).0, Some(Limit::PeerConnections));
+        gate.blocks().put(Network::new(IpAddr::from([192, 0, 2, 9]), 32).unwrap(), 9, 0).unwrap();
+        assert_eq!(gate.rebind(&mut third, IpAddr::from([192, 0, 2, 9]), &rules, 0).0, Some(Limit::Blocked));
+    }
+
+    #[test]
     fn beyond_those_who_are_told_they_are_hung_up_on() {
-        let gate = Gate::new(GateSizes { connections: 0, handshakes: 10 });
-        let peer = IpAddr::from([127, 0, 0, 1]);
-        let told: Vec<_> = (0..TURNING_MAX).map(|_| gate.admit(peer).unwrap().0).collect();
-        assert_eq!(gate.admit(peer).unwrap_err(), Turned::TableFull);
-        told.into_iter().for_each(|admitted| gate.release(admitted));
+        let (gate, rules) = (gate(0, 10), PeerRules::default());
+        let told: Vec<_> =
+            (0..TURNING_MAX).map(|_| gate.admit(peer(), true, &rules, 0).admitted.unwrap()).collect();
+        let beyond = gate.admit(peer(), true, &rules, 0);
+        assert!(beyond.admitted.is_none() && beyond.turned == Some(Turned::TableFull));
+        told.into_iter().for_each(|admitted| gate.release(admitted, &rules, 0));
         assert_eq!(gate.peers().len(), 0);
+    }
+
+    #[test]
+    fn whoever_has_too_many_connections_is_told_and_takes_nobodys_place() {
+        let (gate, rules) = (gate(2, 10), one_each(Refuse::Answer, false));
+        let first = gate.admit(peer(), true, &rules, 0);
+        assert_eq!((first.turned, first.over), (None, None));
+        let mut told = Vec::new();
+        for _ in 0..TURNING_MAX {
+            let second = gate.admit(peer(), true, &rules, 0);
+            assert_eq!((second.turned, second.over), (Some(Turned::PeerLimit), Some(Limit::PeerConnections)));
+            assert!(second.admitted.as_ref().unwrap().is_turning());
+            told.push(second.admitted.unwrap());
+        }
+        assert!(gate.admit(peer(), true, &rules, 0).admitted.is_none());
+        assert_eq!((gate.connections(), gate.handshakes()), (1, 1));
+        let other = gate.admit(IpAddr::from([127, 0, 0, 2]), true, &rules, 0);
+        assert_eq!((other.turned, gate.connections()), (None, 2));
+        told.into_iter().for_each(|admitted| gate.release(admitted, &rules, 0));
+        assert_eq!(gate.peers().live(peer()), 1);
+    }
+
+    #[test]
+    fn a_dry_run_only_says_what_it_would_do() {
+        for rules in [one_each(Refuse::Answer, true), one_each(Refuse::Close, false)] {
+            let gate = gate(10, 10);
+            let _first = gate.admit(peer(), true, &rules, 0);
+            let second = gate.admit(peer(), true, &rules, 0);
+            assert_eq!((second.turned, second.over), (None, Some(Limit::PeerConnections)));
+            assert!(!second.admitted.unwrap().is_turning());
+        }
+    }
+
+    #[test]
+    fn a_blocked_network_does_not_come_in_at_all() {
+        let gate = gate(10, 10);
+        let network = Network::new(peer(), 8).unwrap();
+        gate.blocks().put(network, 5, 0).unwrap();
+        let rules = one_each(Refuse::Answer, true);
+        let entrance = gate.admit(peer(), true, &rules, 4);
+        assert!(entrance.admitted.is_none() && entrance.over == Some(Limit::Blocked));
+        assert_eq!((gate.connections(), gate.peers().len()), (0, 0));
+        assert!(gate.admit(peer(), true, &rules, 5).admitted.is_some());
+        let classes = vec![PeerLimits::default(), PeerLimits { is_blocked: true, ..PeerLimits::default() }];
+        let rules = PeerRules { classes, networks: Networks::new(&[(network, 1)]), ..rules };
+        assert_eq!(gate.admit(peer(), true, &rules, 5).turned, Some(Turned::Blocked));
     }
 }

@@ -1,7 +1,19 @@
-//! Who may come in: the gate of the whole node, shared by all shards.
+//! Who may come in and how fast they may go on: the gate of the whole node, shared by all shards, and what each shard
+//! does about those who exceed a limit.
 
+mod blocks;
 mod gate;
+pub mod gcra;
+mod networks;
 mod peers;
+mod refuse;
+pub mod rules;
+mod traffic;
 
-pub use gate::{Admitted, Gate, GateSizes};
+pub use blocks::{BLOCKS_MAX, Block, Blocks, BlocksFull};
+pub use gate::{Admitted, Entrance, Gate, GateSizes};
+pub use gcra::Rate;
+pub use networks::{IPV6_PREFIX_MAX, Network, Networks, PeerKey};
 pub use peers::Peers;
+pub(crate) use refuse::{Eviction, Exceeded, Notices};
+pub(crate) use traffic::Paced;

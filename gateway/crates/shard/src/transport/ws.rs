@@ -79,6 +79,7 @@ impl<N: Net> Shard<N> {
             match item {
                 Item::Close(close) => return Ok(Flow::Goodbye(close.map(|Close { code, .. }| code))),
                 _ if !listens => {}
+                Item::Message { payload, .. } | Item::Ping(payload) if !self.takes(key, payload.len()) => {}
                 Item::Message { kind, payload } => self.message(key, route, kind, payload, out),
                 Item::Ping(payload) => {
                     self.make_room(key, out, payload.len());

@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 use shard::Rules;
+use shard::limit::rules::LimitRules;
 use shard::rules::{Inbound, Piece, Route, Segment, Template};
 use shard::trust::Trust;
 use store::QueueLimit;
@@ -79,6 +80,7 @@ pub(crate) fn rules() -> Rules {
         subscriptions: 4,
         backlog: QueueLimit { entries: 100_000, bytes: 64 << 20 },
         trust: Trust::default(),
+        limits: LimitRules::default(),
     }
 }
 

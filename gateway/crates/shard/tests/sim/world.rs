@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bridge::event::Batch;
 use bridge::id::{Address, Epoch, NodeName};
 use bridge::mailbox::{Wake, mailbox};
-use bridge::{Command, DrainPlan, EndReason, Ending, Event, Outbox, Stats, Switchboard};
+use bridge::{Command, DrainPlan, EndReason, Ending, Event, Limited, Outbox, Stats, Switchboard};
 use fastrand::Rng;
 use shard::limit::{Gate, GateSizes};
 use shard::{Identity, Next, Parts, Shard, Sizes};
@@ -68,6 +68,8 @@ pub(crate) struct World {
     /// What each client says goes here.
     pub(crate) voices: Vec<usize>,
     pub(crate) endings: HashMap<Address, Ending>,
+    /// What the log was told of limits.
+    pub(crate) limited: Vec<Limited>,
     pub(crate) draining: bool,
     pub(crate) shedding: bool,
     runs: u64,
@@ -82,6 +84,8 @@ impl World {
         let gate = Arc::new(Gate::new(GateSizes {
             connections: weather.gate_connections,
             handshakes: weather.handshakes,
+            recent_peers: 20,
+            ipv6_prefix: 64,
         }));
         let bells: Vec<Arc<Bell>> = (0..SHARDS).map(|_| Arc::default()).collect();
         let boxes = bells.iter().map(|bell| {
@@ -137,6 +141,7 @@ impl World {
             orders,
             voices: Vec::new(),
             endings: HashMap::new(),
+            limited: Vec::new(),
             draining: false,
             shedding: false,
             runs: 0,
@@ -282,6 +287,7 @@ impl World {
                 None => false,
                 Some(1013) => facts.stopped_reading || weather.is_tight,
                 Some(1001) if self.draining || self.shedding => true,
+                Some(1008) => facts.may_be_limited,
                 Some(code) => {
                     facts.api_codes.contains(&code)
                         || facts.violated == Some(code)
@@ -334,8 +340,11 @@ impl World {
     pub(crate) fn take_batches(&mut self, number: usize) {
         while let Ok(batch) = self.nodes[number].batches.try_recv() {
             assert_eq!(usize::from(batch.shard), number);
-            for Event::Ended(ending) in batch.events {
-                self.ended(ending);
+            for event in batch.events {
+                match event {
+                    Event::Ended(ending) => self.ended(ending),
+                    Event::Limited(limited) => self.limited.push(limited),
+                }
             }
         }
     }
@@ -357,6 +366,7 @@ impl World {
                 EndReason::MessageTooBig => facts.violated == Some(1009),
                 EndReason::PongTimeout => facts.mute || facts.stopped_reading,
                 EndReason::SlowConsumer => facts.stopped_reading || self.weather.is_tight,
+                EndReason::Limited => facts.may_be_limited,
                 EndReason::ApiClose => !facts.api_codes.is_empty(),
                 EndReason::GoingAway => self.draining,
                 EndReason::Shed => self.shedding,

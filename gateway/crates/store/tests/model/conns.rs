@@ -159,7 +159,7 @@ fn a_new_record_is_clean_whoever_had_its_slot() {
     conn.phase = Phase::Closing;
     conn.flags.insert(Flags::DIRTY);
     conn.identity = 7;
-    conn.limiter_level = 3;
+    conn.limiter = 3;
     conns.tally_mut(old).unwrap().bytes_out = 9;
     assert!(conns.remove(old).is_some());
 
@@ -167,7 +167,7 @@ fn a_new_record_is_clean_whoever_had_its_slot() {
     assert_eq!(new.index(), old.index());
     let conn = conns.get(new).unwrap();
     assert_eq!((conn.phase, conn.flags, conn.identity), (Phase::Handshake, Flags::EMPTY, NONE));
-    assert_eq!((conn.cold, conn.first_subscription, conn.limiter_level), (NONE, NONE, 0));
+    assert_eq!((conn.cold, conn.first_subscription, conn.limiter), (NONE, NONE, 0));
     assert_eq!((conn.opened, conn.last_received), (20, 20));
     assert_eq!(conns.tally(new), Tally::default());
 }
