@@ -7,6 +7,7 @@
 
 mod bystander;
 mod client;
+mod halt;
 mod http;
 mod launch;
 mod metrics;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use bystander::Bystander;
 pub(crate) use client::Client;
+pub(crate) use halt::Halted;
 pub(crate) use http::{Answer, Http};
 pub(crate) use launch::{Finished, Gateway, program};
 pub(crate) use metrics::Metrics;

@@ -17,7 +17,7 @@ impl World {
         reply.try_recv().unwrap()
     }
 
-    fn described(&mut self, number: usize) -> Option<Box<Description>> {
+    pub(crate) fn described(&mut self, number: usize) -> Option<Box<Description>> {
         let (whom, shard) = (self.clients[number].id.unwrap(), self.clients[number].shard);
         self.look(shard, |reply| Command::Describe { whom, reply })
     }

@@ -118,6 +118,36 @@ fn a_full_mailbox_pauses_the_publisher_and_loses_nothing() {
 }
 
 #[test]
+fn publishers_that_wait_for_the_same_mailbox_go_on_by_turns() {
+    const MESSAGES: u32 = 300;
+    const ONE_READ: u32 = 66;
+    let weather = Weather { mailbox_commands: 2, ..Weather::fair() };
+    let mut world = World::new(weather, 6);
+    let far = world.open(1, "/hear/a");
+    let speakers: Vec<usize> = (0..3).map(|_| world.open(0, "/say/a")).collect();
+    for speaker in &speakers {
+        (0..MESSAGES).for_each(|_| world.say(*speaker, 1000));
+    }
+    for _ in 0..2000 {
+        world.run(0);
+        world.run(1);
+        let counts: Vec<u32> =
+            speakers.iter().map(|speaker| world.described(*speaker).unwrap().traffic.messages_in).collect();
+        let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        assert!(most - least <= ONE_READ, "nobody is a read ahead of the others: {counts:?}");
+        if *least == MESSAGES {
+            break;
+        }
+    }
+    assert!(world.nodes[0].stats.publishes_delayed.value() > 500, "they had to wait");
+    world.rest();
+    world.check_complete(&[far]);
+    assert!(
+        speakers.iter().all(|speaker| world.described(*speaker).unwrap().traffic.messages_in == MESSAGES)
+    );
+}
+
+#[test]
 fn what_a_publisher_left_behind_is_placed_after_its_end() {
     let weather = Weather { mailbox_commands: 1, outbox_events: 1, ..Weather::fair() };
     let mut world = World::new(weather, 6);
