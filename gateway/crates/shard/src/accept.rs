@@ -73,10 +73,15 @@ impl<N: Net> Shard<N> {
             }
             Err((returned, admitted)) => {
                 socket = returned;
-                self.stats.turned[Turned::TableFull as usize].add(1);
+                // Whoever was only let in to be told 503 is counted already.
+                if entrance.turned.is_none() {
+                    self.stats.turned[Turned::TableFull as usize].add(1);
+                }
                 self.gate.handshake_done(&admitted);
                 self.gate.release(admitted, self.rules.limits.peers(), self.now);
-                self.net.write_one(&mut socket, NO_ROOM);
+                // A socket closed with a request unread is reset, and the answer lost with it.
+                let _ = self.net.read(&mut socket, &mut self.scratch);
+                let _ = self.net.write_one(&mut socket, NO_ROOM);
                 self.net.close(socket, Hangup::Gentle);
             }
         }
