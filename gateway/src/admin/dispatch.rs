@@ -20,7 +20,7 @@ use super::call::{Answer, Call};
 use super::guard::{Guard, Names};
 use super::problem::{Problem, Reason};
 use super::router::{Action, NoRoute, Route, route};
-use super::{Admin, Requests, Role, RoleSet, connections, endings, health, node, page, publish, top};
+use super::{Admin, Requests, Role, RoleSet, blocks, connections, endings, health, node, page, publish, top};
 
 /// How long a body may take to arrive, the wait for a place included.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -165,6 +165,10 @@ async fn perform(admin: &Arc<Admin>, action: Action, call: Call) -> Answer {
         Action::Endings => endings::list(admin, &call),
         Action::Top => top::top(admin, &call).await,
         Action::Close => connections::close(admin, &call).await,
+        Action::Block => blocks::put(admin, &call).await,
+        Action::Unblock => blocks::lift(admin, &call),
+        Action::Blocked => blocks::describe(admin, &call),
+        Action::Blocks => blocks::list(admin, &call),
         Action::Subscribe => connections::subscribe(admin, &call).await,
         Action::Unsubscribe => connections::unsubscribe(admin, &call).await,
         Action::Page => Ok(page::page(admin)),

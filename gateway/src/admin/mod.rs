@@ -4,6 +4,7 @@
 //! once per listener, through [`serve`].
 
 pub(crate) mod auth;
+mod blocks;
 mod call;
 mod connections;
 mod dispatch;

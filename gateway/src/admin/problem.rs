@@ -36,6 +36,12 @@ pub(super) enum Reason {
     Gone,
     /// The path exists, the method does not.
     MethodNotAllowed,
+    /// The text is no network of peers.
+    BadNetwork,
+    /// The network is not blocked.
+    NotBlocked,
+    /// As many networks are blocked as may be.
+    BlocksFull,
     /// The body did not arrive in time.
     SlowRequest,
     /// The connection, or its shard, has as many channels as it may.
@@ -72,6 +78,9 @@ impl Reason {
             Self::NotFound => "not_found",
             Self::Gone => "gone",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::BadNetwork => "bad_network",
+            Self::NotBlocked => "not_blocked",
+            Self::BlocksFull => "blocks_full",
             Self::SlowRequest => "slow_request",
             Self::ChannelsFull => "channels_full",
             Self::Draining => "draining",
@@ -91,13 +100,14 @@ impl Reason {
             | Self::BadChannel
             | Self::BadConnectionId
             | Self::BadPayload
+            | Self::BadNetwork
             | Self::BadClose => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::MissingScope | Self::ForeignHost | Self::ForeignOrigin => StatusCode::FORBIDDEN,
-            Self::NotFound | Self::Gone => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::Gone | Self::NotBlocked => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowRequest => StatusCode::REQUEST_TIMEOUT,
-            Self::ChannelsFull | Self::Draining => StatusCode::CONFLICT,
+            Self::ChannelsFull | Self::BlocksFull | Self::Draining => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Busy | Self::ShardSilent | Self::BusAway => StatusCode::SERVICE_UNAVAILABLE,
@@ -120,6 +130,9 @@ impl Reason {
             Self::NotFound => "No such path",
             Self::Gone => "The connection is gone",
             Self::MethodNotAllowed => "This path has other methods",
+            Self::BadNetwork => "Not a network of peers",
+            Self::NotBlocked => "The network is not blocked",
+            Self::BlocksFull => "No room for another block",
             Self::SlowRequest => "The request body did not arrive in time",
             Self::ChannelsFull => "No room for another channel",
             Self::Draining => "The node is going away",

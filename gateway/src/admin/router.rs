@@ -21,6 +21,10 @@ pub(super) enum Action {
     Endings,
     Top,
     Close,
+    Block,
+    Unblock,
+    Blocked,
+    Blocks,
     Subscribe,
     Unsubscribe,
     Page,
@@ -67,6 +71,13 @@ static TABLE: &[Entry] = &[
     entry(Method::DELETE, "/v1/connections/{id}",                   Role::Api,    CLOSE,         Action::Close),
     entry(Method::PUT,    "/v1/connections/{id}/channels/{channel}", Role::Api,   PUBLISH,       Action::Subscribe),
     entry(Method::DELETE, "/v1/connections/{id}/channels/{channel}", Role::Api,   PUBLISH,       Action::Unsubscribe),
+    entry(Method::GET,    "/v1/blocks",                             Role::Api,    CLOSE,         Action::Blocks),
+    entry(Method::PUT,    "/v1/blocks/{cidr}",                      Role::Api,    CLOSE,         Action::Block),
+    entry(Method::DELETE, "/v1/blocks/{cidr}",                      Role::Api,    CLOSE,         Action::Unblock),
+    entry(Method::GET,    "/v1/blocks/{cidr}",                      Role::Api,    CLOSE,         Action::Blocked),
+    entry(Method::PUT,    "/v1/blocks/{address}/{prefix}",          Role::Api,    CLOSE,         Action::Block),
+    entry(Method::DELETE, "/v1/blocks/{address}/{prefix}",          Role::Api,    CLOSE,         Action::Unblock),
+    entry(Method::GET,    "/v1/blocks/{address}/{prefix}",          Role::Api,    CLOSE,         Action::Blocked),
     entry(Method::GET,    "/",                                      Role::Admin,  Access::Open,  Action::Page),
     entry(Method::GET,    "/v1/node",                               Role::Admin,  Access::Admin, Action::Node),
     entry(Method::POST,   "/v1/drain",                              Role::Admin,  Access::Admin, Action::Drain),
@@ -151,7 +162,7 @@ mod tests {
     #[test]
     fn every_entry_is_found_by_its_own_method_and_path() {
         for entry in TABLE {
-            let path = entry.pattern.replace("{id}", "x").replace("{channel}", "x");
+            let path = entry.pattern.replace(['{', '}'], "");
             assert_eq!(route(&entry.method, &path, only(entry.role)).unwrap().entry.action, entry.action);
         }
     }

@@ -54,6 +54,7 @@ fn mask(prefix: u8) -> u64 {
 pub struct Network {
     first: u64,
     last: u64,
+    prefix: u8,
 }
 
 impl Network {
@@ -65,14 +66,14 @@ impl Network {
             IpAddr::V4(address) => {
                 let host = if prefix > 32 { return None } else { !(mask(prefix) >> 32) as u32 };
                 let first = IPV4 | u64::from(address.to_bits() & !host);
-                Some(Self { first, last: first | u64::from(host) })
+                Some(Self { first, last: first | u64::from(host), prefix })
             }
             IpAddr::V6(address) => {
                 if prefix > IPV6_PREFIX_MAX {
                     return None;
                 }
                 let first = (address.to_bits() >> 64) as u64 & mask(prefix);
-                Some(Self { first, last: (first | !mask(prefix)).min(IPV4 - 1) })
+                Some(Self { first, last: (first | !mask(prefix)).min(IPV4 - 1), prefix })
             }
         }
     }
@@ -85,6 +86,12 @@ impl Network {
 
     const fn width(self) -> u64 {
         self.last.saturating_sub(self.first)
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", PeerKey(self.first).address(), self.prefix)
     }
 }
 
@@ -198,5 +205,8 @@ mod tests {
         assert_eq!(Network::new(ip("10.0.0.1"), 33), None);
         assert!(network("10.9.9.9/8").contains(key("10.0.0.1")), "bits behind the prefix mean nothing");
         assert!(!network("::/0").contains(key("10.0.0.1")), "families are apart");
+        for text in ["10.0.0.0/8", "0.0.0.0/0", "::/0", "2001:db8::/32"] {
+            assert_eq!(network(text).to_string(), text);
+        }
     }
 }
