@@ -100,7 +100,8 @@ fn a_connection_is_described_by_what_it_holds_and_what_holds_it_up() {
     let quiet = described(&mut http, &id);
     assert_eq!((&quiet["phase"], &quiet["user"]), (&"open".into(), &Value::Null));
     assert_eq!((&quiet["paused"], &quiet["closing"]), (&serde_json::json!([]), &Value::Null));
-    assert_eq!(quiet["partial_bytes"], 0);
+    assert_eq!((&quiet["partial_bytes"], &quiet["peer_connections"]), (&0.into(), &1.into()));
+    assert_eq!((&quiet["limiter"]["messages"], &quiet["limiter"]["wait_ms"]), (&0.into(), &0.into()));
     // Half a message is held.
     let whole = frame(0x80 | BINARY, &[7; 1000]);
     raw.send(&whole[..600]);
@@ -142,6 +143,8 @@ fn the_largest_and_the_busiest_are_found_over_all_shards() {
         { "amount": 1, "channel": "room.small" },
     ]);
     assert_eq!((&channels["top"], &channels["exact"]), (&expected, &true.into()));
+    let peers = top("by=peer")["top"].clone();
+    assert_eq!(peers, serde_json::json!([{ "amount": 4, "peer": "127.0.0.1" }]));
     assert_eq!(top("by=channel&limit=1")["top"].as_array().unwrap().len(), 1);
     for (query, amount) in [("by=bytes&limit=1", 2 * (10 * 502 + 10 * 503)), ("by=messages&limit=1", 40)] {
         let busiest = &top(query)["top"][0];

@@ -215,6 +215,17 @@ pub(super) struct Connection {
     /// Why it is not read; empty when it is.
     paused: Vec<&'static str>,
     closing: Option<Closing>,
+    peer_connections: u32,
+    limiter: Option<Limiter>,
+}
+
+/// How much of its own message rate is used.
+#[derive(Serialize)]
+struct Limiter {
+    messages: u32,
+    burst: u32,
+    /// Until there is room for one more.
+    wait_ms: u64,
 }
 
 /// A close that has begun.
@@ -244,6 +255,12 @@ impl Connection {
             backlog_frames: description.backlog_frames,
             backlog_bytes: description.backlog_bytes,
             partial_bytes: description.partial_bytes,
+            peer_connections: description.peer_connections,
+            limiter: description.limiter.map(|limiter| Limiter {
+                messages: limiter.messages,
+                burst: limiter.burst,
+                wait_ms: u64::from(limiter.wait_ticks) * TICK_MS,
+            }),
             paused: description.paused.iter().map(|why| why.label()).collect(),
             closing: description
                 .closing

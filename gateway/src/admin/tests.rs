@@ -68,6 +68,8 @@ impl Scripted {
             partial_bytes: 0,
             phase: "open",
             closing: None,
+            peer_connections: 1,
+            limiter: Some(bridge::command::Limiter { messages: 5, burst: 5, wait_ticks: 2 }),
             paused: vec![bridge::Pause::Reply],
         }
     }
@@ -364,6 +366,7 @@ async fn a_connection_is_described_sent_to_and_closed_until_it_is_gone() {
     let (status, body) = ask(&endpoint, &format!("GET {path}"), "").await;
     assert_eq!((status, &body["id"], &body["route"]), (200, &id(1, 2).into(), &"rooms".into()));
     assert_eq!((&body["user"], &body["paused"]), (&Value::Null, &serde_json::json!(["reply"])));
+    assert_eq!((&body["limiter"]["wait_ms"], &body["peer_connections"]), (&200.into(), &1.into()));
     assert_eq!((&body["age_ms"], &body["channels"][0]), (&1200.into(), &"room.1".into()));
     assert_eq!(ask(&endpoint, &format!("POST {path}/messages {TEXT}"), "hi").await.0, 202);
     assert_eq!(ask(&endpoint, &format!("PUT {path}/channels/news"), "").await.0, 204);

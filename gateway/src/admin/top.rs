@@ -3,7 +3,9 @@
 //!
 //! A walk is no snapshot: what changes meanwhile is seen as it was when its slice was asked.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bridge::command::RankBy;
@@ -30,12 +32,14 @@ const CANDIDATES_PER_ENTRY: usize = 4;
 /// What makes large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
+    Peer,
     Channel,
     Connection(RankBy),
 }
 
 impl By {
-    const ALL: [(&'static str, Self); 3] = [
+    const ALL: [(&'static str, Self); 4] = [
+        ("peer", Self::Peer),
         ("channel", Self::Channel),
         ("bytes", Self::Connection(RankBy::Bytes)),
         ("messages", Self::Connection(RankBy::Messages)),
@@ -50,7 +54,7 @@ impl By {
     }
 }
 
-/// `GET /v1/top?by=channel|bytes|messages&limit=`.
+/// `GET /v1/top?by=peer|channel|bytes|messages&limit=`.
 pub(super) async fn top(admin: &Admin, call: &Call) -> Answer {
     let query = Query::parse(call.query.as_deref(), &["by", "limit"])?;
     let limit = usize::from(query.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT));
@@ -58,6 +62,7 @@ pub(super) async fn top(admin: &Admin, call: &Call) -> Answer {
     let walk = async {
         let _alone = admin.walk.lock().await;
         match by {
+            By::Peer => Ok((peers(admin, limit).await, true)),
             By::Channel => channels(admin, limit).await,
             By::Connection(by) => connections(admin, by, limit).await,
         }
@@ -71,6 +76,19 @@ pub(super) async fn top(admin: &Admin, call: &Call) -> Answer {
     json(StatusCode::OK, &json!({ "by": label, "exact": is_exact, "top": top }))
 }
 
+/// The peers with most connections. The gate's own table knows; other tasks have their turn between two stripes.
+async fn peers(admin: &Admin, limit: usize) -> Vec<Value> {
+    let mut top: Vec<(u32, IpAddr)> = Vec::new();
+    for stripe in 0.. {
+        let Some(largest) = admin.gate.peers().largest_of(stripe, limit) else { break };
+        top.extend(largest);
+        top.sort_unstable_by_key(|(connections, peer)| (Reverse(*connections), *peer));
+        top.truncate(limit);
+        tokio::task::yield_now().await;
+    }
+    top.into_iter().map(|(connections, peer)| json!({ "amount": connections, "peer": peer })).collect()
+}
+
 /// The busiest connections, as they are described; who has gone since is left out.
 async fn connections(admin: &Admin, by: RankBy, limit: usize) -> Result<(Vec<Value>, bool), Problem> {
     let mut top: Vec<(u64, Address)> = Vec::new();
@@ -80,9 +98,7 @@ async fn connections(admin: &Admin, by: RankBy, limit: usize) -> Result<(Vec<Val
             let command = |reply| Command::Rank { by, after, limit, reply };
             let ranking = admin.ask(shard, SHARD_DEADLINE, command).await?;
             top.extend(ranking.top);
-            top.sort_unstable_by_key(|(amount, address)| {
-                (std::cmp::Reverse(*amount), address.shard, address.slot)
-            });
+            top.sort_unstable_by_key(|(amount, address)| (Reverse(*amount), address.shard, address.slot));
             top.truncate(limit);
             match ranking.next {
                 // A slice that is not the last must still get ahead.
@@ -185,7 +201,7 @@ async fn largest_of(admin: &Admin, shard: u16, most: usize) -> Result<(Vec<(u64,
         let ranking = admin.ask(shard, SHARD_DEADLINE, command).await?;
         floor = ranking.floor.max(floor);
         top.extend(ranking.top);
-        top.sort_unstable_by_key(|(subscribers, _)| std::cmp::Reverse(*subscribers));
+        top.sort_unstable_by_key(|(subscribers, _)| Reverse(*subscribers));
         floor = top.get(most).map_or(0, |(subscribers, _)| *subscribers).max(floor);
         top.truncate(most);
         match ranking.next {

@@ -259,6 +259,10 @@ pub struct Description {
     pub closing: Option<(EndReason, Option<u16>)>,
     /// Why it is not read; empty when it is.
     pub paused: Vec<Pause>,
+    /// Connections of its peer, itself included.
+    pub peer_connections: u32,
+    /// How much of its own message rate is used, if it has one.
+    pub limiter: Option<Limiter>,
 }
 
 /// What a connection has moved so far; payload bytes, without frame headers, counted when handed on.
@@ -281,6 +285,17 @@ pub struct Page {
     pub connections: Vec<Description>,
     /// The slot to go on behind, or `None` at the end.
     pub next: Option<u32>,
+}
+
+/// A connection's own message rate, at this moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limiter {
+    /// Messages that count against the burst; they become fewer with time.
+    pub messages: u32,
+    /// So many there may be.
+    pub burst: u32,
+    /// Ticks of 100 ms until there is room for one more; zero when there is.
+    pub wait_ticks: u32,
 }
 
 /// What makes a connection a busy one.

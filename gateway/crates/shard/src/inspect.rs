@@ -7,10 +7,11 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use bridge::command::{ChannelRanking, RankBy, Ranking, Traffic};
+use bridge::command::{ChannelRanking, Limiter, RankBy, Ranking, Traffic};
 use bridge::{Address, Channel, Description, Page, Pause};
 use store::{Key, Phase};
 
+use crate::limit::Admitted;
 use crate::net::Net;
 use crate::turn::Shard;
 
@@ -84,9 +85,13 @@ impl<N: Net> Shard<N> {
             phase: "open",
             closing: None,
             paused: Vec::new(),
+            peer_connections: 0,
+            limiter: None,
         };
         if let Some(conn) = self.conns.get(key) {
             description.peer = self.gate.peers().address(conn.admission.peer()).to_string();
+            description.peer_connections = self.gate.peers().connections_at(conn.admission.peer());
+            description.limiter = self.limiter(conn);
             description.route = conn.route;
             description.age_ticks = self.now.saturating_sub(conn.opened);
             description.quiet_ticks = self.now.saturating_sub(conn.last_received);
@@ -106,6 +111,16 @@ impl<N: Net> Shard<N> {
             description.closing = rare.goodbye.map(|goodbye| (goodbye.why, goodbye.sent));
         }
         description
+    }
+
+    /// How much of the connection's message rate is used, if there is one.
+    fn limiter(&self, conn: &store::Conn<N::Socket, Admitted>) -> Option<Limiter> {
+        let rate = self.rules.limits.connection()?.messages;
+        let unseen = self.now.saturating_sub(conn.last_received);
+        let state = rate.settle(conn.limiter, self.now, unseen);
+        let (messages, burst) = rate.filled(state, self.now);
+        let wait_ticks = if messages < burst { 0 } else { rate.wait_ticks(state, self.now) };
+        Some(Limiter { messages, burst, wait_ticks })
     }
 
     /// A page of the open connections.

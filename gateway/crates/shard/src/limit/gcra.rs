@@ -81,6 +81,13 @@ impl Rate {
         }
     }
 
+    /// What is in the bucket, and what it holds.
+    #[must_use]
+    pub fn filled(self, state: u32, now: u32) -> (u32, u32) {
+        let level = self.level(state, self.clock(now));
+        (level.saturating_mul(self.quantum), self.burst.saturating_mul(self.quantum))
+    }
+
     /// Whether nothing is in the bucket: its state means nothing any more.
     #[must_use]
     pub fn is_empty(self, state: u32, now: u32) -> bool {

@@ -491,5 +491,6 @@ impl Stripe {
     }
 }
 
+mod largest;
 #[cfg(test)]
 mod tests;
