@@ -167,6 +167,40 @@ fn who_has_to_send_a_header_and_does_not_is_refused_and_so_is_who_lies() {
     gateway.stop();
 }
 
+#[test]
+fn limits_are_held_against_the_peer_that_is_named_and_not_against_the_proxy() {
+    let limits = "[limits.peer]\nconnections = 1\nconnects_per_second = 1000\ndry_run = false\n\
+                  [[limits.network]]\ncidr = '203.0.113.66'\nblock = true\n";
+    for proxy_protocol in [true, false] {
+        let header = if proxy_protocol { "none" } else { "x-forwarded-for" };
+        let gateway = Gateway::start(&(config(proxy_protocol, header) + limits));
+        let come = |named: &str| {
+            let mut raw = Raw::connect_from(IpAddr::from(PROXY), gateway.ws);
+            raw.send(&if proxy_protocol {
+                format!("PROXY TCP4 {named} 127.0.0.1 1 2\r\n{}", upgrade_request("/echo")).into_bytes()
+            } else {
+                with_field(&format!("X-Forwarded-For: {named}")).into_bytes()
+            });
+            raw
+        };
+        // While some have not said who they are, which is the proxy's affair and not over its limit.
+        let silent: Vec<Raw> = (0..3).map(|_| gateway.raw()).collect();
+        let mut crowd: Vec<Raw> = (1..=5).map(|number| come(&format!("203.0.113.{number}"))).collect();
+        for raw in &mut crowd {
+            assert!(raw.head().starts_with("HTTP/1.1 101 "));
+        }
+        let (status, answer) = come("203.0.113.1").refusal();
+        assert_eq!(status, 429, "{answer}");
+        assert!(!come("203.0.113.66").rest().starts_with(b"HTTP/1.1 101 "));
+        // Whoever has left makes room for himself, and nobody else was held to his limit.
+        drop(crowd.remove(0));
+        drop(silent);
+        gateway.until_only(4);
+        assert!(come("203.0.113.1").head().starts_with("HTTP/1.1 101 "));
+        gateway.stop();
+    }
+}
+
 /// HAProxy with one way in for each way of telling the peer; ended with the test.
 struct Haproxy {
     child: Child,
