@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod checks;
+mod diff;
 mod forms;
 mod limits;
 mod mistake;
@@ -25,6 +26,7 @@ pub mod units;
 
 use toml::de::DeTable;
 
+pub use diff::Change;
 pub use forms::AutoOr;
 pub use limits::{ConnectionLimits, LimitAction, PeerLimits, RefuseBy};
 pub use mistake::{Mistake, Source};

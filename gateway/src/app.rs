@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,9 +22,9 @@ use shard::limit::Gate;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use crate::admin::auth::Tokens;
-use crate::admin::{self, Admin, Requests, Role, RoleSet, RouteInfo};
+use crate::admin::{self, Admin, Requests, Role, RoleSet};
 use crate::endings::EndingsLog;
+use crate::in_force::{InForce, Live};
 use crate::lifecycle::{Before, Lifecycle, ORDERS_MAX, Order, say_farewell};
 use crate::metrics::{Descriptors, Metrics, Sources};
 use crate::node::{self, Plan};
@@ -38,11 +39,11 @@ const BATCHES_MAX: usize = 256;
 /// Threads of the HTTP side and the pump: they do little.
 const RUNTIME_THREADS: usize = 2;
 
-/// Runs until drained.
-pub(crate) fn run(settings: &Settings) -> ExitCode {
+/// Runs until drained. `file` is where the settings are from, to be read again.
+pub(crate) fn run(settings: &Settings, file: Option<PathBuf>) -> ExitCode {
     logging::start(&settings.log);
     match start(settings) {
-        Ok(node) => node.serve(settings),
+        Ok(node) => node.serve(file),
         Err(mistake) => {
             eprintln!("{mistake}");
             ExitCode::from(crate::WRONG)
@@ -66,7 +67,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     let clock = Clock::start();
     let (name, epoch) = (node::name(settings), node::epoch());
     let rules = rules::rules(settings)?;
-    let tokens = Tokens::load(settings.api.tokens_file.as_deref(), settings.admin.token_file.as_deref())?;
+    let live = Arc::new(Live::new(InForce::new(1, settings.clone())?));
     let limit =
         descriptors::raise_limit().map_err(|error| format!("cannot raise the descriptor limit: {error}"))?;
     let plan = node::plan(settings, limit, admin::CONNECTIONS_MAX as u64)?;
@@ -110,8 +111,6 @@ fn start(settings: &Settings) -> Result<Node, String> {
         refusal_labels: Vec::leak(shard::refusal_labels()),
         descriptors: descriptor_tables(settings),
     });
-    let routes = routes(settings);
-    let route_names = routes.iter().map(|route| route.name.clone()).collect();
     let (order, orders) = mpsc::channel(ORDERS_MAX);
     let admin = Arc::new(Admin {
         node: name.clone(),
@@ -120,19 +119,17 @@ fn start(settings: &Settings) -> Result<Node, String> {
         switchboard,
         gate,
         stats,
-        routes,
-        tokens,
+        live: Arc::clone(&live),
         recent: Arc::clone(&recent),
         walk: tokio::sync::Mutex::new(()),
         requests: Arc::clone(&requests),
-        request_bytes_max: settings.http.request_bytes.as_usize(),
         draining: Arc::new(AtomicBool::new(false)),
         clock: Box::new(move || clock.ms()),
         websocket_address,
         metrics,
         orders: order,
     });
-    let endings = EndingsLog::new(name, epoch, route_names, clock, settings.log.endings_per_second, recent);
+    let endings = EndingsLog::new(name, epoch, live, clock, recent);
     Ok(Node { runtime, running, admin, orders, http, batches, endings, signals })
 }
 
@@ -143,13 +140,6 @@ fn descriptor_tables(settings: &Settings) -> Descriptors {
     } else {
         Descriptors::Shared
     }
-}
-
-/// The routes by number, as they are shown.
-fn routes(settings: &Settings) -> Vec<RouteInfo> {
-    let shown =
-        |route: &config::Route| RouteInfo { name: route.name.to_string(), path: route.path.to_string() };
-    settings.routes.iter().map(shown).collect()
 }
 
 /// The runtime of the HTTP side and the pump, and the descriptors it is made of.
@@ -216,7 +206,7 @@ fn announce(
 }
 
 impl Node {
-    fn serve(self, settings: &Settings) -> ExitCode {
+    fn serve(self, file: Option<PathBuf>) -> ExitCode {
         let Self { runtime, running, admin, orders, http, batches, mut endings, signals } = self;
         let (stop, _) = tokio::sync::watch::channel(false);
         let stopped = || {
@@ -234,15 +224,8 @@ impl Node {
             .collect();
         let stats = admin.stats.clone();
         let before = Before::default();
-        let lifecycle = Lifecycle {
-            signals,
-            orders,
-            admin,
-            service: Supervisor::find(),
-            before: before.clone(),
-            drain: settings.drain.clone(),
-            close: settings.timeouts.close,
-        };
+        let lifecycle =
+            Lifecycle { signals, orders, admin, service: Supervisor::find(), before: before.clone(), file };
         runtime.spawn(lifecycle.run());
 
         let result = running.wait();

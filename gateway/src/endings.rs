@@ -9,6 +9,7 @@ use bridge::{ConnId, Epoch, Event, NodeName};
 use net::Clock;
 
 use crate::admin::unix_ms;
+use crate::in_force::{InForce, Live};
 use crate::limited;
 use crate::recent::Recent;
 
@@ -16,9 +17,8 @@ use crate::recent::Recent;
 pub(crate) struct EndingsLog {
     node: NodeName,
     epoch: Epoch,
-    routes: Vec<String>,
+    live: Arc<Live>,
     clock: Clock,
-    per_second: u32,
     second: u64,
     written: u32,
     left_out: u64,
@@ -26,16 +26,15 @@ pub(crate) struct EndingsLog {
 }
 
 impl EndingsLog {
-    /// A log for the connections of this node; `routes` by number.
+    /// A log for the connections of this node.
     pub(crate) fn new(
         node: NodeName,
         epoch: Epoch,
-        routes: Vec<String>,
+        live: Arc<Live>,
         clock: Clock,
-        per_second: u32,
         recent: Arc<Recent>,
     ) -> Self {
-        Self { node, epoch, routes, clock, per_second, second: 0, written: 0, left_out: 0, recent }
+        Self { node, epoch, live, clock, second: 0, written: 0, left_out: 0, recent }
     }
 
     /// Takes one event of a shard.
@@ -50,7 +49,9 @@ impl EndingsLog {
     }
 
     fn log(&mut self, ending: &Ending) {
-        if self.per_second == 0 {
+        let live = self.live.now();
+        let per_second = live.settings.log.endings_per_second;
+        if per_second == 0 {
             return;
         }
         let second = self.clock.ms() / 1000;
@@ -60,21 +61,21 @@ impl EndingsLog {
             }
             (self.second, self.written, self.left_out) = (second, 0, 0);
         }
-        if self.written >= self.per_second {
+        if self.written >= per_second {
             self.left_out += 1;
             self.recent.leave_out();
             return;
         }
         self.written += 1;
-        self.write(ending);
+        self.write(&live, ending);
     }
 
-    fn write(&self, ending: &Ending) {
+    fn write(&self, live: &InForce, ending: &Ending) {
         let id = ConnId { node: self.node.clone(), epoch: self.epoch, address: ending.address };
         tracing::info!(
             connection = %id,
             peer = %ending.peer,
-            route = self.routes.get(usize::from(ending.route)).map_or("", String::as_str),
+            route = live.routes.get(usize::from(ending.route)).map_or("", |route| route.name.as_str()),
             reason = ending.reason.label(),
             age_seconds = f64::from(ending.age_ticks) / 10.0,
             messages_received = ending.traffic.messages_in,

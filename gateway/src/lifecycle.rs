@@ -3,14 +3,16 @@
 //! Owns the drain: readiness turns red at once, every shard is told, and in the end the log says how many ended how.
 //! Refuses to close anybody itself: that is what shards do. Runs as one task of the runtime.
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bridge::{Command, DrainPlan, EndReason, Stats, Switchboard};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::Admin;
+use crate::reload::{self, NotReloaded, Reloaded};
 use crate::rules::ticks;
 use crate::service::Supervisor;
 use crate::signals::{Signal, Signals};
@@ -26,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(crate) enum Order {
     /// Drain, within this time or the configured one.
     Drain(Option<Duration>),
+    /// Read the configuration again, and say what came of it to whoever asked.
+    Reload(Option<oneshot::Sender<Result<Reloaded, NotReloaded>>>),
 }
 
 /// How connections had ended when the drain began.
@@ -39,9 +43,8 @@ pub(crate) struct Lifecycle {
     pub(crate) admin: Arc<Admin>,
     pub(crate) service: Supervisor,
     pub(crate) before: Before,
-    pub(crate) drain: config::Drain,
-    /// How long an answer to a goodbye may take.
-    pub(crate) close: Duration,
+    /// Where the configuration is read again.
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// Who wanted the drain that is under way.
@@ -65,10 +68,13 @@ impl Lifecycle {
 
     async fn signalled(&self, signal: Signal, draining: Draining) -> Draining {
         let name = signal.name();
+        if signal == Signal::HangUp {
+            return self.ordered(Order::Reload(None), draining).await;
+        }
         match draining {
             Draining::No => {
                 tracing::info!(signal = name, "draining");
-                self.begin_drain(self.drain.deadline).await;
+                self.begin_drain(self.admin.live.now().settings.drain.deadline).await;
             }
             // Whoever asks for a drain before stopping a node says the same thing twice, and is not in a hurry.
             Draining::ByRequest => tracing::info!(signal = name, "draining already"),
@@ -82,8 +88,18 @@ impl Lifecycle {
     }
 
     async fn ordered(&self, order: Order, draining: Draining) -> Draining {
-        let Order::Drain(within) = order;
-        let deadline = within.unwrap_or(self.drain.deadline);
+        let within = match order {
+            Order::Drain(within) => within,
+            Order::Reload(asker) => {
+                let outcome = self.reload(&draining).await;
+                if let Some(asker) = asker {
+                    // It may have gone, and then nobody wants to know.
+                    let _ = asker.send(outcome);
+                }
+                return draining;
+            }
+        };
+        let deadline = within.unwrap_or(self.admin.live.now().settings.drain.deadline);
         match draining {
             Draining::No => {
                 tracing::info!(seconds = deadline.as_secs_f64(), "draining by request");
@@ -100,19 +116,39 @@ impl Lifecycle {
         }
     }
 
+    async fn reload(&self, draining: &Draining) -> Result<Reloaded, NotReloaded> {
+        if !matches!(draining, Draining::No) {
+            tracing::warn!("not reloaded: the node drains");
+            return Err(NotReloaded::Draining);
+        }
+        self.service.reloading();
+        let outcome = reload::reload(&self.admin, self.file.clone()).await;
+        match &outcome {
+            Ok(done) => {
+                let keys: Vec<&str> = done.changes.iter().map(|change| change.key.as_str()).collect();
+                let late = done.shards.iter().filter(|obeyed| **obeyed < u64::from(done.number)).count();
+                tracing::info!(rules = done.number, changed = keys.join(" "), shards_late = late, "reloaded");
+            }
+            Err(refusal) => tracing::error!(%refusal, "not reloaded: nothing was changed"),
+        }
+        self.service.ready();
+        outcome
+    }
+
     async fn begin_drain(&self, deadline: Duration) {
         self.admin.draining.store(true, Ordering::Release);
         self.service.stopping();
         self.before.0.get_or_init(|| ended(&self.admin.stats));
-        let accept = Duration::from_secs(u64::from(self.drain.accept_seconds));
-        let plan = DrainPlan::within(ticks(deadline), ticks(accept), ticks(self.close));
+        let live = self.admin.live.now();
+        let accept = Duration::from_secs(u64::from(live.settings.drain.accept_seconds));
+        let plan = DrainPlan::within(ticks(deadline), ticks(accept), ticks(live.settings.timeouts.close));
         tell_all(&self.admin.switchboard, || Command::Drain(plan)).await;
     }
 }
 
 /// Tells every shard. A mailbox that is full has room again within a turn or two; one whose shard is gone never has,
 /// and the process ends for that reason.
-async fn tell_all(switchboard: &Switchboard, command: impl Fn() -> Command) {
+pub(crate) async fn tell_all(switchboard: &Switchboard, command: impl Fn() -> Command) {
     for mailbox in switchboard.mailboxes() {
         for _ in 0..TRIES {
             if mailbox.send(command()).is_ok() {

@@ -5,6 +5,7 @@
 mod admin;
 mod app;
 mod endings;
+mod in_force;
 mod lifecycle;
 mod limited;
 mod limits;
@@ -12,6 +13,7 @@ mod logging;
 mod metrics;
 mod node;
 mod recent;
+mod reload;
 mod rules;
 mod service;
 mod shards;
@@ -74,7 +76,7 @@ fn main() -> ExitCode {
             Err(mistakes) => refuse(&mistakes),
         },
         None => match load(arguments.config.as_deref()) {
-            Ok(settings) => app::run(&settings),
+            Ok(settings) => app::run(&settings, arguments.config),
             Err(mistakes) => refuse(&mistakes),
         },
     }

@@ -103,6 +103,7 @@ const SHARD_COUNTERS: &[Sum] = &[
 const SHARD_GAUGES: &[Sum] = &[
     ("gateway_shard_connections", |s| s.connections.value(), "Connections the shard holds."),
     ("gateway_shard_outbox_events", |s| s.outbox_events.value(), "Events that the shard has and nobody has taken yet."),
+    ("gateway_shard_rules", |s| s.rules.value(), "Number of the rules the shard obeys; each reload counts one up."),
     ("gateway_shard_listening", |s| s.listening.value(), "Whether the shard's listener is open: 1 or 0."),
 ];
 

@@ -1,4 +1,4 @@
-//! Telling the service manager how far we are (`sd_notify(3)`): ready, stopping. Without `NOTIFY_SOCKET` in
+//! Telling the service manager how far we are (`sd_notify(3)`): ready, reloading, stopping. Without `NOTIFY_SOCKET` in
 //! the environment nobody asked, and nothing is told. Called by the program's start and by its lifecycle.
 
 use std::os::linux::net::SocketAddrExt as _;
@@ -24,6 +24,14 @@ impl Supervisor {
     /// The node takes connections.
     pub(crate) fn ready(&self) {
         self.tell("READY=1");
+    }
+
+    /// The configuration is read again; [`Supervisor::ready`] follows, whatever comes of it.
+    pub(crate) fn reloading(&self) {
+        // The time tells this reload from an earlier one.
+        let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else { return };
+        let micros = now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
     /// The node drains.

@@ -12,6 +12,8 @@ pub(crate) enum Signal {
     Terminate,
     /// SIGINT: go.
     Interrupt,
+    /// SIGHUP: read the configuration again.
+    HangUp,
 }
 
 impl Signal {
@@ -20,6 +22,7 @@ impl Signal {
         match self {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::HangUp => "SIGHUP",
         }
     }
 }
@@ -28,6 +31,7 @@ impl Signal {
 pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -36,7 +40,11 @@ impl Signals {
     /// # Errors
     /// As the system says.
     pub(crate) fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
     /// The next one.
@@ -44,6 +52,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Terminate,
             _ = self.interrupt.recv() => Signal::Interrupt,
+            _ = self.hang_up.recv() => Signal::HangUp,
         }
     }
 }

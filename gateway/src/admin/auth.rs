@@ -120,7 +120,7 @@ impl Tokens {
         };
         let Some(scopes) = scopes_of(tokens, presented) else {
             return Err(unauthorized(
-                "The token is not in the tokens file of this role; the file is read at start.",
+                "The token is not in the tokens file of this role; the file is read at start and at each reload.",
                 "Bearer realm=\"gateway\", error=\"invalid_token\"",
             ));
         };

@@ -242,7 +242,12 @@ impl Connection {
         Self {
             id: id.to_string(),
             user: None,
-            route: admin.routes.get(usize::from(description.route)).map(|route| route.name.clone()),
+            route: admin
+                .live
+                .now()
+                .routes
+                .get(usize::from(description.route))
+                .map(|route| route.name.clone()),
             peer: description.peer.clone(),
             phase: description.phase,
             age_ms: u64::from(description.age_ticks) * TICK_MS,

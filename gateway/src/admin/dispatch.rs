@@ -76,7 +76,7 @@ impl Endpoint {
         let names = self.names(found.as_ref().ok());
         self.guard.check(head.version, &head.uri, &head.headers, names)?;
         let Route { entry, variables } = found.map_err(|missing| self.not_routed(missing))?;
-        self.admin.tokens.allow(entry.access, head.headers.get(header::AUTHORIZATION))?;
+        self.admin.live.now().tokens.allow(entry.access, head.headers.get(header::AUTHORIZATION))?;
         let body = match entry.action {
             Action::Publish | Action::PublishMany | Action::Send => self.read(body).await?,
             _ => Bytes::new(),
@@ -89,7 +89,7 @@ impl Endpoint {
     /// Whether the names in `Host` are the token's affair rather than the guard's.
     fn names(&self, found: Option<&Route>) -> Names {
         match found.map(|route| route.entry.role) {
-            Some(role) if role != Role::Health && !self.admin.tokens.guards(role) => Names::None,
+            Some(role) if role != Role::Health && !self.admin.live.now().tokens.guards(role) => Names::None,
             _ => Names::Any,
         }
     }
@@ -123,7 +123,7 @@ impl Endpoint {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let bytes_max = self.admin.request_bytes_max;
+        let bytes_max = self.admin.live.now().settings.http.request_bytes.as_usize();
         let too_large = || {
             Problem::new(
                 Reason::TooLarge,
@@ -175,5 +175,6 @@ async fn perform(admin: &Arc<Admin>, action: Action, call: Call) -> Answer {
         Action::Node => node::describe(admin),
         Action::Drain => node::drain(admin, &call),
         Action::Shed => node::shed(admin, &call).await,
+        Action::Reload => node::reload(admin, &call).await,
     }
 }

@@ -14,6 +14,7 @@ use super::call::{Answer, Call, json};
 use super::connections::TICK_MS;
 use super::problem::{Problem, Reason};
 use super::query::Query;
+use crate::in_force::InForce;
 use crate::recent::Kept;
 
 /// Endings in an answer when the caller does not say.
@@ -81,8 +82,9 @@ impl Wanted {
             })?);
         }
         if let Some(name) = query.value("route") {
-            let number = admin.routes.iter().position(|route| route.name == name).ok_or_else(|| {
-                let known: Vec<&str> = admin.routes.iter().map(|route| route.name.as_str()).collect();
+            let live = admin.live.now();
+            let number = live.routes.iter().position(|route| route.name == name).ok_or_else(|| {
+                let known: Vec<&str> = live.routes.iter().map(|route| route.name.as_str()).collect();
                 bad(format!("There is no such route; there are {}.", known.join(", ")))
             })?;
             wanted.route = u16::try_from(number).ok();
@@ -147,14 +149,14 @@ struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn of(admin: &'a Admin, kept: &Kept) -> Self {
+    fn of(admin: &Admin, live: &'a InForce, kept: &Kept) -> Self {
         let ending = &kept.ending;
         let id = ConnId { node: admin.node.clone(), epoch: admin.epoch, address: ending.address };
         Self {
             id: id.to_string(),
             user: None,
             peer: ending.peer,
-            route: admin.routes.get(usize::from(ending.route)).map(|route| route.name.as_str()),
+            route: live.routes.get(usize::from(ending.route)).map(|route| route.name.as_str()),
             reason: ending.reason.label(),
             ended_ms: kept.at_ms,
             age_ms: u64::from(ending.age_ticks) * TICK_MS,
@@ -175,7 +177,8 @@ pub(super) fn list(admin: &Admin, call: &Call) -> Answer {
     let limit = query.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     let wanted = Wanted::parse(admin, &query, unix_ms())?;
     let found = admin.recent.search(usize::from(limit), |kept| wanted.is_met_by(kept));
-    let endings: Vec<Shown<'_>> = found.endings.iter().map(|kept| Shown::of(admin, kept)).collect();
+    let live = admin.live.now();
+    let endings: Vec<Shown<'_>> = found.endings.iter().map(|kept| Shown::of(admin, &live, kept)).collect();
     let body = json!({ "endings": endings, "more": found.has_more, "oldest_ms": found.oldest_ms });
     json(StatusCode::OK, &body)
 }

@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bridge::{Epoch, NodeName, Stats, Switchboard};
 use tokio::sync::mpsc;
 
+use crate::in_force::Live;
 use crate::lifecycle::Order;
 use crate::metrics::Metrics;
 use crate::recent::Recent;
@@ -91,7 +92,7 @@ impl FromIterator<Role> for RoleSet {
     }
 }
 
-/// A route as the page and the connection descriptions show it. Its place in [`Admin::routes`] is its number.
+/// A route as the page and the connection descriptions show it. Its place in [`crate::in_force::InForce`] is its number.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct RouteInfo {
     /// Its name.
@@ -114,18 +115,14 @@ pub(crate) struct Admin {
     pub(crate) gate: Arc<shard::limit::Gate>,
     /// Counters, by shard.
     pub(crate) stats: Vec<Arc<Stats>>,
-    /// Routes, by number.
-    pub(crate) routes: Vec<RouteInfo>,
-    /// Who may call the api and admin roles.
-    pub(crate) tokens: auth::Tokens,
+    /// What is in force of the configuration: tokens, routes, bounds.
+    pub(crate) live: Arc<Live>,
     /// The endings of late.
     pub(crate) recent: Arc<Recent>,
     /// Held by whoever walks through all shards for the largest of something: one at a time.
     pub(crate) walk: tokio::sync::Mutex<()>,
     /// What the HTTP side has answered.
     pub(crate) requests: Arc<Requests>,
-    /// Largest request body, in bytes.
-    pub(crate) request_bytes_max: usize,
     /// Set by whoever drains the node, never cleared.
     pub(crate) draining: Arc<AtomicBool>,
     /// Milliseconds since the process started, on the clock of [`Stats::last_turn_ms`].
@@ -147,6 +144,11 @@ impl Admin {
     /// How many shards there are.
     fn shards(&self) -> u16 {
         self.stats.len() as u16
+    }
+
+    /// The number of the rules that each shard obeys.
+    fn rules(&self) -> Vec<u64> {
+        self.stats.iter().map(|stats| stats.rules.value()).collect()
     }
 
     /// A sum over all shards.

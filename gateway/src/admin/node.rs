@@ -1,5 +1,5 @@
 //! Owns the calls of the admin role that are about the node as a whole: what it is and holds (the page asks every
-//! second), its drain, and shedding a part of what it holds.
+//! second), its drain, shedding a part of what it holds, and reading its configuration again.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,19 +7,21 @@ use std::time::Duration;
 use bridge::Command;
 use hyper::StatusCode;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::Admin;
 use super::call::{Answer, Call, SHARD_DEADLINE, empty, json};
 use super::problem::{Problem, Reason};
 use super::query::Query;
 use crate::lifecycle::Order;
+use crate::reload::NotReloaded;
 
 /// Longest drain or shed by request: the longest that the configuration takes.
 const SECONDS_MAX: u16 = 3600;
 
 /// `GET /v1/node`. Counts are sums since start, for whoever asks twice to make rates of.
 pub(super) fn describe(admin: &Admin) -> Answer {
-    let bus = admin.publisher.bus();
+    let (bus, live) = (admin.publisher.bus(), admin.live.now());
     let body = json!({
         "node": admin.node.as_str(),
         "epoch": admin.epoch.to_string(),
@@ -27,7 +29,8 @@ pub(super) fn describe(admin: &Admin) -> Answer {
         "uptime_ms": (admin.clock)(),
         "draining": admin.is_draining(),
         "websocket": admin.websocket_address.to_string(),
-        "routes": admin.routes,
+        "routes": live.routes,
+        "rules": { "number": live.number, "shards": admin.rules() },
         "shards": admin.stats.len(),
         "connections": admin.sum(|stats| stats.connections.value()),
         "connections_limit": admin.gate.connections_max(),
@@ -76,4 +79,101 @@ pub(super) async fn shed(admin: &Admin, call: &Call) -> Answer {
     }
     tracing::info!(connections, seconds, "shedding by request");
     json(StatusCode::ACCEPTED, &json!({ "connections": connections, "seconds": seconds }))
+}
+
+/// `POST /v1/reload`: what SIGHUP does. The answer says what has changed, and which rules each shard obeys now.
+pub(super) async fn reload(admin: &Admin, call: &Call) -> Answer {
+    Query::parse(call.query.as_deref(), &[])?;
+    let (reply, answer) = oneshot::channel();
+    admin.orders.try_send(Order::Reload(Some(reply))).map_err(|_| Problem::busy())?;
+    let outcome = answer.await.map_err(|_| Problem::busy())?;
+    let done = outcome.map_err(|refusal| {
+        let reason = match &refusal {
+            NotReloaded::Wrong(_) => Reason::BadConfiguration,
+            NotReloaded::Fixed(_) => Reason::CannotChange,
+            NotReloaded::Draining => Reason::Draining,
+        };
+        Problem::new(reason, format!("Nothing was changed: {refusal}."))
+    })?;
+    let change = |change: &config::Change| json!({ "key": change.key, "old": change.old, "new": change.new });
+    let changed: Vec<_> = done.changes.iter().map(change).collect();
+    json(StatusCode::OK, &json!({ "number": done.number, "changed": changed, "shards": done.shards }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::admin::auth::Tokens;
+    use crate::admin::tests::{ask, endpoint, node, refusal};
+    use crate::reload::Reloaded;
+
+    #[tokio::test]
+    async fn a_drain_is_ordered_once_it_is_known_how_long_it_may_take() {
+        let (order, mut orders) = mpsc::channel(1);
+        let endpoint = endpoint(Admin { orders: order, ..node(Tokens::none()) });
+        for bad in ["seconds=x", "seconds=3601", "second=1", "seconds=1&seconds=2"] {
+            let request = format!("POST /v1/drain?{bad}");
+            assert_eq!(refusal(&endpoint, &request, "").await, (400, "bad_request".to_owned()), "{bad}");
+        }
+        assert!(orders.try_recv().is_err());
+        assert_eq!(ask(&endpoint, "GET /readyz", "").await.0, 200);
+        assert_eq!(ask(&endpoint, "POST /v1/drain?seconds=20", "").await.0, 202);
+        assert_eq!(ask(&endpoint, "GET /readyz", "").await.1["reason"], "draining", "at once");
+        assert_eq!(refusal(&endpoint, "POST /v1/drain", "").await, (503, "busy".to_owned()));
+        let ordered = orders.try_recv().unwrap();
+        assert!(matches!(ordered, Order::Drain(Some(within)) if within.as_secs() == 20), "{ordered:?}");
+        assert_eq!(refusal(&endpoint, "POST /v1/shed?fraction=1&seconds=1", "").await.1, "draining");
+    }
+
+    #[tokio::test]
+    async fn a_reload_is_answered_with_what_came_of_it() {
+        let (order, mut orders) = mpsc::channel(1);
+        let endpoint = endpoint(Admin { orders: order, ..node(Tokens::none()) });
+        let change =
+            |live| config::Change { key: "a.b".to_owned(), old: None, new: Some("7".to_owned()), live };
+        let done = Reloaded { number: 2, changes: vec![change(true)], shards: vec![2, 2] };
+        let outcomes = [
+            (Ok(done), 200, None),
+            (Err(NotReloaded::Wrong("line 3".to_owned())), 422, Some("bad_configuration")),
+            (Err(NotReloaded::Fixed(vec![change(false)])), 409, Some("cannot_change")),
+            (Err(NotReloaded::Draining), 409, Some("draining")),
+        ];
+        for (outcome, status, reason) in outcomes {
+            let (answer, ()) = tokio::join!(ask(&endpoint, "POST /v1/reload", ""), async {
+                let Some(Order::Reload(Some(asker))) = orders.recv().await else { panic!("no reload") };
+                asker.send(outcome).unwrap();
+            });
+            assert_eq!((answer.0, answer.1["reason"].as_str()), (status, reason), "{}", answer.1);
+            match reason {
+                None => assert_eq!(answer.1["changed"][0]["key"], "a.b"),
+                Some("cannot_change") => {
+                    assert!(answer.1["detail"].as_str().unwrap().contains("a.b (nothing to 7)"))
+                }
+                Some(_) => {}
+            }
+        }
+        let node = ask(&endpoint, "GET /v1/node", "").await.1;
+        assert_eq!(
+            (&node["rules"]["number"], &node["rules"]["shards"]),
+            (&1.into(), &serde_json::json!([0, 0]))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_shed_says_how_many_it_tells_on_all_shards() {
+        let endpoint = endpoint(node(Tokens::none()));
+        for bad in ["", "fraction=0.5", "seconds=5", "fraction=1.1&seconds=5", "fraction=0.5&seconds=-1"] {
+            let request = format!("POST /v1/shed?{bad}");
+            assert_eq!(refusal(&endpoint, &request, "").await, (400, "bad_request".to_owned()), "{bad}");
+        }
+        let (status, body) = ask(&endpoint, "POST /v1/shed?fraction=0.5&seconds=5", "").await;
+        assert_eq!((status, &body["connections"]), (202, &6.into()));
+        assert_eq!(
+            refusal(&endpoint, "POST /v1/shed?fraction=0&seconds=5", "").await,
+            (409, "draining".to_owned())
+        );
+    }
 }

@@ -48,6 +48,10 @@ pub(super) enum Reason {
     ChannelsFull,
     /// The node is going away.
     Draining,
+    /// A key of the configuration takes a restart.
+    CannotChange,
+    /// The configuration has mistakes.
+    BadConfiguration,
     /// The body or the batch is too large.
     TooLarge,
     /// The content type says neither text nor binary.
@@ -84,6 +88,8 @@ impl Reason {
             Self::SlowRequest => "slow_request",
             Self::ChannelsFull => "channels_full",
             Self::Draining => "draining",
+            Self::CannotChange => "cannot_change",
+            Self::BadConfiguration => "bad_configuration",
             Self::TooLarge => "too_large",
             Self::UnsupportedType => "unsupported_type",
             Self::Busy => "busy",
@@ -107,7 +113,10 @@ impl Reason {
             Self::NotFound | Self::Gone | Self::NotBlocked => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowRequest => StatusCode::REQUEST_TIMEOUT,
-            Self::ChannelsFull | Self::BlocksFull | Self::Draining => StatusCode::CONFLICT,
+            Self::ChannelsFull | Self::BlocksFull | Self::Draining | Self::CannotChange => {
+                StatusCode::CONFLICT
+            }
+            Self::BadConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Busy | Self::ShardSilent | Self::BusAway => StatusCode::SERVICE_UNAVAILABLE,
@@ -136,6 +145,8 @@ impl Reason {
             Self::SlowRequest => "The request body did not arrive in time",
             Self::ChannelsFull => "No room for another channel",
             Self::Draining => "The node is going away",
+            Self::CannotChange => "A key takes a restart",
+            Self::BadConfiguration => "The configuration has mistakes",
             Self::TooLarge => "The request is too large",
             Self::UnsupportedType => "The content type says neither text nor binary",
             Self::Busy => "A shard has no room right now",

@@ -31,6 +31,7 @@ pub(super) enum Action {
     Node,
     Drain,
     Shed,
+    Reload,
 }
 
 /// One line of the table.
@@ -82,6 +83,7 @@ static TABLE: &[Entry] = &[
     entry(Method::GET,    "/v1/node",                               Role::Admin,  Access::Admin, Action::Node),
     entry(Method::POST,   "/v1/drain",                              Role::Admin,  Access::Admin, Action::Drain),
     entry(Method::POST,   "/v1/shed",                               Role::Admin,  Access::Admin, Action::Shed),
+    entry(Method::POST,   "/v1/reload",                             Role::Admin,  Access::Admin, Action::Reload),
 ];
 
 /// An entry and the values of its variables, percent-decoded, in the order of the pattern.

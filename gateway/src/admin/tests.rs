@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::auth::Tokens;
 use super::dispatch::Endpoint;
 use super::*;
+use crate::in_force::InForce;
 use crate::metrics::{Descriptors, Sources};
 
 mod inspection;
@@ -143,14 +144,14 @@ impl Scripted {
             Command::Shed { per_ten_thousand, reply, .. } => {
                 let _ = reply.send((per_ten_thousand > 0).then_some(self.open.len() as u32));
             }
-            Command::Drain(_) => {}
             Command::EnforceBlocks => {}
+            Command::Drain(_) | Command::Obey { .. } => {}
         }
     }
 }
 
 /// A node of two shards with three connections each, all of them subscribed to `room.1`.
-fn node(tokens: Tokens) -> Admin {
+pub(super) fn node(tokens: Tokens) -> Admin {
     node_with_floor(tokens, 0)
 }
 
@@ -174,6 +175,9 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
         switchboard.join(shard as u16, &room);
     }
     let publisher = backend::Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded));
+    let routes = vec![RouteInfo { name: "rooms".to_owned(), path: "/rooms/{room}".to_owned() }];
+    let mut settings = config::Settings::default();
+    settings.http.request_bytes = config::units::Bytes::new(100);
     Admin {
         gate: Arc::new(shard::limit::Gate::new(shard::limit::GateSizes {
             connections: 1000,
@@ -186,12 +190,10 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
         publisher: publisher.clone(),
         switchboard: Arc::clone(&switchboard),
         stats: stats.clone(),
-        routes: vec![RouteInfo { name: "rooms".to_owned(), path: "/rooms/{room}".to_owned() }],
-        tokens,
+        live: Arc::new(Live::new(InForce { number: 1, settings, tokens, routes })),
         recent: Arc::new(Recent::new(100)),
         walk: tokio::sync::Mutex::new(()),
         requests: Arc::default(),
-        request_bytes_max: 100,
         draining: Arc::default(),
         clock: Box::new(|| 1000),
         websocket_address: "127.0.0.1:8080".parse().unwrap(),
@@ -215,7 +217,14 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
     }
 }
 
-fn endpoint(admin: Admin) -> Endpoint {
+/// Takes longer request bodies from now on; its tokens are gone.
+fn allow_a_mebibyte(admin: &Admin) {
+    let mut settings = admin.live.now().settings.clone();
+    settings.http.request_bytes = config::units::Bytes::mib(1);
+    admin.live.replace(InForce { number: 2, settings, tokens: Tokens::none(), routes: Vec::new() });
+}
+
+pub(super) fn endpoint(admin: Admin) -> Endpoint {
     Endpoint::new(Arc::new(admin), Role::ALL.into_iter().collect(), "127.0.0.1:8081".parse().unwrap())
 }
 
@@ -231,7 +240,7 @@ async fn send(endpoint: &Endpoint, request: &str, body: &'static str) -> Respons
 }
 
 /// Status and JSON body; the status of a problem is checked against its body.
-async fn ask(endpoint: &Endpoint, request: &str, body: &'static str) -> (u16, Value) {
+pub(super) async fn ask(endpoint: &Endpoint, request: &str, body: &'static str) -> (u16, Value) {
     let response = send(endpoint, request, body).await;
     let status = response.status().as_u16();
     assert_eq!(response.headers()["cache-control"], "no-store");
@@ -243,7 +252,7 @@ async fn ask(endpoint: &Endpoint, request: &str, body: &'static str) -> (u16, Va
     (status, body)
 }
 
-async fn refusal(endpoint: &Endpoint, request: &str, body: &'static str) -> (u16, String) {
+pub(super) async fn refusal(endpoint: &Endpoint, request: &str, body: &'static str) -> (u16, String) {
     let (status, body) = ask(endpoint, request, body).await;
     (status, body["reason"].as_str().unwrap_or_default().to_owned())
 }
@@ -298,8 +307,8 @@ async fn a_publish_that_cannot_be_meant_is_refused_with_its_reason() {
 
 #[tokio::test]
 async fn entries_of_a_batch_have_their_own_outcomes() {
-    let mut admin = node(Tokens::none());
-    admin.request_bytes_max = 1 << 20;
+    let admin = node(Tokens::none());
+    allow_a_mebibyte(&admin);
     let endpoint = endpoint(admin);
     let body = r#"{"messages": [
         {"channel": "room.1", "text": "a"}, {"channel": "room..1", "text": "a"},
@@ -317,8 +326,8 @@ async fn entries_of_a_batch_have_their_own_outcomes() {
 
 #[tokio::test]
 async fn a_batch_of_another_form_is_refused_whole() {
-    let mut admin = node(Tokens::none());
-    admin.request_bytes_max = 1 << 20;
+    let admin = node(Tokens::none());
+    allow_a_mebibyte(&admin);
     let endpoint = endpoint(admin);
     let request = format!("POST /v1/publish {JSON}");
     for body in ["", "[]", "{}", r#"{"messages": [{"chanel": "a"}]}"#, r#"{"messages": [], "x": 1}"#] {
@@ -471,39 +480,6 @@ async fn the_node_tells_the_page_where_to_connect() {
             .to_str()
             .unwrap()
             .contains("connect-src 'self' ws://*:8080")
-    );
-}
-
-#[tokio::test]
-async fn a_drain_is_ordered_once_it_is_known_how_long_it_may_take() {
-    let (order, mut orders) = mpsc::channel(1);
-    let endpoint = endpoint(Admin { orders: order, ..node(Tokens::none()) });
-    for bad in ["seconds=x", "seconds=3601", "second=1", "seconds=1&seconds=2"] {
-        let request = format!("POST /v1/drain?{bad}");
-        assert_eq!(refusal(&endpoint, &request, "").await, (400, "bad_request".to_owned()), "{bad}");
-    }
-    assert!(orders.try_recv().is_err());
-    assert_eq!(ask(&endpoint, "GET /readyz", "").await.0, 200);
-    assert_eq!(ask(&endpoint, "POST /v1/drain?seconds=20", "").await.0, 202);
-    assert_eq!(ask(&endpoint, "GET /readyz", "").await.1["reason"], "draining", "at once");
-    assert_eq!(refusal(&endpoint, "POST /v1/drain", "").await, (503, "busy".to_owned()));
-    let ordered = orders.try_recv().unwrap();
-    assert!(matches!(ordered, Order::Drain(Some(within)) if within.as_secs() == 20), "{ordered:?}");
-    assert_eq!(refusal(&endpoint, "POST /v1/shed?fraction=1&seconds=1", "").await.1, "draining");
-}
-
-#[tokio::test]
-async fn a_shed_says_how_many_it_tells_on_all_shards() {
-    let endpoint = endpoint(node(Tokens::none()));
-    for bad in ["", "fraction=0.5", "seconds=5", "fraction=1.1&seconds=5", "fraction=0.5&seconds=-1"] {
-        let request = format!("POST /v1/shed?{bad}");
-        assert_eq!(refusal(&endpoint, &request, "").await, (400, "bad_request".to_owned()), "{bad}");
-    }
-    let (status, body) = ask(&endpoint, "POST /v1/shed?fraction=0.5&seconds=5", "").await;
-    assert_eq!((status, &body["connections"]), (202, &6.into()));
-    assert_eq!(
-        refusal(&endpoint, "POST /v1/shed?fraction=0&seconds=5", "").await,
-        (409, "draining".to_owned())
     );
 }
 

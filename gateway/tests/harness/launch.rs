@@ -27,7 +27,7 @@ pub(crate) struct Gateway {
     pub(crate) http: SocketAddr,
     log: Arc<Mutex<String>>,
     logging: Option<JoinHandle<()>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What a run that ended by itself left.
@@ -139,7 +139,7 @@ impl Gateway {
             let _ = logging.join();
             panic!("the gateway did not start: {first:?}\n{}", log.lock().unwrap());
         };
-        Self { child, ws, http, log, logging: Some(logging), _folder: folder }
+        Self { child, ws, http, log, logging: Some(logging), folder }
     }
 
     /// A WebSocket client on this path.
@@ -215,6 +215,11 @@ impl Gateway {
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Writes another configuration to where it reads it.
+    pub(crate) fn configure(&self, text: &str) {
+        std::fs::write(self.folder.path().join("gateway.toml"), text).unwrap();
     }
 
     /// Sends a signal.

@@ -1,6 +1,7 @@
 //! What the rest of the program asks of a shard. Every command that wants an answer carries the way to it; a shard
 //! that ends drops it, and the asker sees that.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -113,6 +114,13 @@ pub enum Command {
         /// As many numbers, in the same order.
         reply: oneshot::Sender<Vec<u32>>,
     },
+    /// Obey these rules from now on, and show their number in `Stats::rules`. No connection is touched.
+    Obey {
+        /// Counts up.
+        number: u32,
+        /// The shard's own type.
+        rules: Sealed,
+    },
     /// Stop accepting and close everybody politely; then the shard ends.
     Drain(DrainPlan),
     /// Close a share of the open connections politely, spread evenly, and go on listening. Replaces what is left of an
@@ -125,6 +133,24 @@ pub enum Command {
         /// How many will be told to go; `None` when the shard drains and everybody is.
         reply: oneshot::Sender<Option<u32>>,
     },
+}
+
+/// Something for a shard that is of the shard's own making, which this layer carries and cannot look into.
+#[derive(Debug)]
+pub struct Sealed(Box<dyn Any + Send>);
+
+impl Sealed {
+    /// Seals it.
+    #[must_use]
+    pub fn new<T: Any + Send>(content: T) -> Self {
+        Self(Box::new(content))
+    }
+
+    /// What is in it; `None` when it is of another type.
+    #[must_use]
+    pub fn open<T: Any>(self) -> Option<T> {
+        self.0.downcast().ok().map(|content| *content)
+    }
 }
 
 /// The times of a drain, in ticks of 100 ms from its command.

@@ -17,7 +17,7 @@ pub mod stats;
 pub mod switchboard;
 
 pub use channel::Channel;
-pub use command::{Command, Delivered, Description, DrainPlan, Page, Publish, Receipt};
+pub use command::{Command, Delivered, Description, DrainPlan, Page, Publish, Receipt, Sealed};
 pub use ending::EndReason;
 pub use event::{Ending, Event, Outbox, OutboxFull};
 pub use id::{Address, ConnId, Epoch, NodeName};

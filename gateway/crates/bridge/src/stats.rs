@@ -224,6 +224,8 @@ pub struct Stats {
     pub goodbyes: Counter,
     /// Connections cut because they were still there at a drain's deadline.
     pub cut: Counter,
+    /// Number of the rules it obeys.
+    pub rules: Gauge,
     /// Whether the listener is open: 0 or 1.
     pub listening: Gauge,
 }
@@ -247,7 +249,7 @@ impl Default for Stats {
               pings pongs publishes_delayed deliveries deliveries_queued deliveries_dropped fanout_pending
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
               unplaced unplaced_bytes outbox_events
-              last_turn_ms goodbyes cut listening;
+              last_turn_ms goodbyes cut rules listening;
               refused turned ended peers_told limited budget_hits)
     }
 }

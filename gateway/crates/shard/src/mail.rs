@@ -1,12 +1,15 @@
 //! Commands from the rest of the program, a budget of them per turn, and only while there is room for what they
 //! start: a full fan-out leaves them in the mailbox, whose bound the publishers feel.
 
+use std::sync::Arc;
+
 use bridge::command::{Gone, NotSubscribed};
-use bridge::{Address, Channel, Command, EndReason, Message};
+use bridge::{Address, Channel, Command, EndReason, Message, Sealed};
 use store::{Key, NONE, Phase};
 
 use crate::cold::Then;
 use crate::net::Net;
+use crate::rules::Rules;
 use crate::turn::{Shard, budget};
 
 /// Commands per turn.
@@ -59,10 +62,25 @@ impl<N: Net> Shard<N> {
             Command::CountSubscribers { channels, reply } => {
                 let _ = reply.send(self.count_subscribers(&channels));
             }
+            Command::Obey { number, rules } => self.obey_rules(number, rules),
             Command::Drain(plan) => self.start_drain(plan),
             Command::Shed { per_ten_thousand, ticks, reply } => {
                 let _ = reply.send(self.start_shed(per_ten_thousand, ticks));
             }
+        }
+    }
+
+    /// Swaps the rules whole. Deadlines that are armed stay; the next ones are by the new intervals.
+    fn obey_rules(&mut self, number: u32, rules: Sealed) {
+        let rules: Option<Rules> = rules.open();
+        debug_assert!(rules.is_some(), "rules are the shard's own type");
+        if let Some(rules) = rules {
+            debug_assert!(
+                rules.routes.len() >= self.rules.routes.len(),
+                "connections know their routes by number"
+            );
+            self.rules = Arc::new(rules);
+            self.stats.rules.set(u64::from(number));
         }
     }
 

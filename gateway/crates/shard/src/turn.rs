@@ -169,6 +169,7 @@ impl<N: Net> Shard<N> {
         let sizes = parts.sizes;
         parts.stats.capacity.set(u64::from(sizes.connections));
         parts.stats.listening.set(1);
+        parts.stats.rules.set(1);
         Self {
             net: parts.net,
             shard: *shard,

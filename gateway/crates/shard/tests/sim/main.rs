@@ -16,6 +16,7 @@ mod model;
 mod pressure;
 mod proxied;
 mod random;
+mod reload;
 mod script;
 mod weather;
 mod world;

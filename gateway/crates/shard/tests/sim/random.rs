@@ -4,8 +4,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
-use bridge::{Command, DrainPlan};
+use bridge::{Command, DrainPlan, Sealed};
 use fastrand::Rng;
+use shard::rules::Segment;
 use tokio::sync::oneshot;
 
 use crate::client::{Stage, request};
@@ -101,6 +102,7 @@ impl Run {
             42..54 => self.come(),
             54..90 => self.client_does(),
             90..97 if self.rng.u8(..100) == 0 => self.shed(),
+            90..97 if self.rng.u8(..50) == 0 => self.reload(),
             90..97 => self.world.api(),
             _ => self.mood(),
         }
@@ -253,6 +255,18 @@ impl Run {
         let (bytes, code) = &cases[self.rng.usize(..cases.len())];
         client.violate(bytes, *code);
         self.world.note(|| format!("client {number} breaks a rule: {code}"));
+    }
+
+    /// A shard is given its rules once more, with a route behind those that it has.
+    fn reload(&mut self) {
+        let shard = self.rng.usize(..SHARDS);
+        let rules = &mut self.world.weather.rules;
+        let mut route = rules.routes[0].clone();
+        route.path = vec![Segment::Literal(format!("new{}", rules.routes.len()).into())];
+        rules.routes.push(route);
+        let (number, rules) = (rules.routes.len() as u32, Sealed::new(rules.clone()));
+        self.world.note(|| format!("shard {shard} obeys new rules"));
+        self.world.command(shard, Command::Obey { number, rules });
     }
 
     /// A shard gives up a share of its connections.
