@@ -36,8 +36,6 @@ pub(crate) struct Facts {
     pub(crate) said_close: Option<u16>,
     pub(crate) hung_up: bool,
     pub(crate) reset: bool,
-    /// It, or its peer, has a limit it may have exceeded.
-    pub(crate) may_be_limited: bool,
     /// Codes by which others asked to close it.
     pub(crate) api_codes: Vec<u16>,
     /// Statuses that its request has earned; none: it is a good one.

@@ -11,6 +11,7 @@ mod client;
 mod drain;
 mod flow;
 mod frames;
+mod limits;
 mod looks;
 mod model;
 mod pressure;

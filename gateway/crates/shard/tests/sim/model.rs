@@ -106,6 +106,11 @@ impl Model {
         }
     }
 
+    /// How many lines a client has heard.
+    pub(crate) fn count_heard(&self, client: usize) -> usize {
+        self.heard.iter().filter(|((who, _), _)| *who == client).map(|(_, lines)| lines.len()).sum()
+    }
+
     /// Whether it ever was in a channel.
     pub(crate) fn knows(&self, client: usize) -> bool {
         self.memberships.contains_key(&client)

@@ -2,7 +2,8 @@
 
 use fastrand::Rng;
 use shard::Rules;
-use shard::limit::rules::LimitRules;
+use shard::limit::rules::{Action, ConnectionLimit, LimitRules, PeerLimits, PeerRules, Refuse};
+use shard::limit::{Network, Networks, Rate};
 use shard::rules::{Inbound, Piece, Route, Segment, Template};
 use shard::trust::Trust;
 use store::QueueLimit;
@@ -35,6 +36,8 @@ pub(crate) struct Weather {
     pub(crate) proxies: Proxies,
     /// Even a client that reads may be closed for its backlog.
     pub(crate) is_tight: bool,
+    /// Clients may be refused or closed for limits of theirs, or of their peer.
+    pub(crate) is_strict: bool,
 }
 
 fn room() -> Template {
@@ -96,6 +99,31 @@ pub(crate) fn subscribed_by(path: &str) -> Option<String> {
     listens.iter().find_map(|start| path.strip_prefix(start)).map(|room| format!("room.{room}"))
 }
 
+/// Limits that a lively client exceeds. None drops messages: what is dropped nobody could tell from what is lost.
+fn limits(rng: &mut Rng) -> LimitRules {
+    let action = |rng: &mut Rng| if rng.u8(..4) == 0 { Action::Close } else { Action::Pause };
+    let mut rate = |least: u32| Rate::new(rng.u32(least..300), rng.u32(least..100));
+    let (own, connects, messages, bytes) = (rate(20), rate(5), rate(40), rate(40));
+    let bytes = rng.bool().then(|| Rate::new(20_000, 30_000)).filter(|_| bytes != own);
+    let connection = ConnectionLimit { messages: own, action: action(rng), dry_run: rng.bool() };
+    let everybody = PeerLimits {
+        connections: rng.bool().then(|| rng.u32(2..8)),
+        connects: rng.bool().then_some(connects),
+        messages: rng.bool().then_some(messages),
+        bytes,
+        is_blocked: false,
+    };
+    let network = Network::new([10, 0, 0, 2].into(), 31).unwrap();
+    let peers = PeerRules {
+        classes: vec![everybody, PeerLimits::default()],
+        networks: Networks::new(&[(network, 1)]),
+        refuse: if rng.bool() { Refuse::Answer } else { Refuse::Close },
+        action: action(rng),
+        dry_run: rng.u8(..4) == 0,
+    };
+    LimitRules::new(rng.bool().then_some(connection), peers)
+}
+
 impl Weather {
     /// Room for everything.
     pub(crate) fn fair() -> Self {
@@ -115,6 +143,7 @@ impl Weather {
             stutters: false,
             proxies: Proxies::default(),
             is_tight: false,
+            is_strict: false,
         }
     }
 
@@ -141,6 +170,10 @@ impl Weather {
         }
         weather.proxies = Proxies::random(rng);
         weather.rules.trust = weather.proxies.trust();
+        if rng.bool() {
+            weather.rules.limits = limits(rng);
+            weather.is_strict = true;
+        }
         weather.outbox_events = rng.usize(1..20);
         weather.events_per_poll = if rng.bool() { 1024 } else { rng.usize(1..6) };
         (weather.talkative, weather.stutters) = (rng.bool(), rng.bool());

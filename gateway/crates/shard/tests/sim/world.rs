@@ -279,7 +279,8 @@ impl World {
         if let Stage::Refused(status) = client.stage {
             // A head of which the rest arrives just after the last look is late, and one cut off by a FIN may be.
             let late = status == 408 && (weather.stutters || facts.hung_up);
-            let earned = facts.refusals.contains(&status) || status == 503 || late;
+            let limited = status == 429 && weather.is_strict;
+            let earned = facts.refusals.contains(&status) || status == 503 || late || limited;
             assert!(earned, "client {number} was refused with {status}, for {:?}", facts.refusals);
         }
         if let Some(code) = client.close {
@@ -287,7 +288,7 @@ impl World {
                 None => false,
                 Some(1013) => facts.stopped_reading || weather.is_tight,
                 Some(1001) if self.draining || self.shedding => true,
-                Some(1008) => facts.may_be_limited,
+                Some(1008) => self.weather.is_strict,
                 Some(code) => {
                     facts.api_codes.contains(&code)
                         || facts.violated == Some(code)
@@ -366,7 +367,7 @@ impl World {
                 EndReason::MessageTooBig => facts.violated == Some(1009),
                 EndReason::PongTimeout => facts.mute || facts.stopped_reading,
                 EndReason::SlowConsumer => facts.stopped_reading || self.weather.is_tight,
-                EndReason::Limited => facts.may_be_limited,
+                EndReason::Limited => self.weather.is_strict,
                 EndReason::ApiClose => !facts.api_codes.is_empty(),
                 EndReason::GoingAway => self.draining,
                 EndReason::Shed => self.shedding,
