@@ -38,6 +38,8 @@ pub(crate) struct Board {
 #[repr(align(128))]
 struct Tally {
     thread_id: AtomicI32,
+    /// The phase that the thread has taken a whole turn in.
+    seen: AtomicU8,
     open: AtomicU32,
     busy: AtomicU32,
     attempts: AtomicU64,
@@ -54,6 +56,7 @@ impl Tally {
     fn new() -> Tally {
         Tally {
             thread_id: AtomicI32::new(0),
+            seen: AtomicU8::new(u8::MAX),
             open: AtomicU32::new(0),
             busy: AtomicU32::new(0),
             attempts: AtomicU64::new(0),
@@ -138,6 +141,16 @@ impl Board {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
+    /// Notes that a thread has taken a whole turn in this phase, and published what it did.
+    pub(crate) fn set_seen(&self, thread: usize, phase: Phase) {
+        self.tallies[thread].seen.store(phase as u8, Ordering::Release);
+    }
+
+    /// Whether every thread has taken a turn in this phase: what the phase before it did is in the counts.
+    pub(crate) fn all_saw(&self, phase: Phase) -> bool {
+        self.tallies.iter().all(|tally| tally.seen.load(Ordering::Acquire) == phase as u8)
+    }
+
     /// How many threads write here.
     pub(crate) fn threads(&self) -> usize {
         self.tallies.len()
@@ -212,6 +225,15 @@ mod tests {
         board.publish(0, &Counts { open: 1, received: 10, ..Counts::default() });
         board.publish(1, &Counts { open: 2, received: 20, ..Counts::default() });
         assert_eq!(board.counts(), Counts { open: 3, received: 30, ..Counts::default() });
+    }
+
+    #[test]
+    fn a_phase_is_seen_when_the_last_thread_has() {
+        let board = Board::new(2);
+        board.set_seen(0, Phase::Settle);
+        assert!(!board.all_saw(Phase::Settle));
+        board.set_seen(1, Phase::Settle);
+        assert!(board.all_saw(Phase::Settle) && !board.all_saw(Phase::Ramp));
     }
 
     #[test]

@@ -24,6 +24,12 @@ use crate::timeline::Timeline;
 /// How often the conductor looks at the tallies.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How long threads may take to follow into a phase; then the run goes on without them.
+const FOLLOW_WITHIN_NS: u64 = 5_000_000_000;
+
+/// How often the conductor looks whether they have.
+const FOLLOW_STEP: Duration = Duration::from_millis(1);
+
 /// A client thread needs little: its buffers are on the heap.
 const STACK_BYTES: usize = 256 * 1024;
 
@@ -121,10 +127,16 @@ impl<S: Scenario> Crew<S> {
         self.wake();
     }
 
-    /// States the phase and wakes everybody.
+    /// States the phase, wakes everybody, and waits until each has taken a turn in it: then the counts hold all
+    /// that the phase before it did.
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.board.set_phase(phase);
         self.wake();
+        let end_ns = clock::now_ns() + FOLLOW_WITHIN_NS;
+        let ended = || self.threads.iter().any(JoinHandle::is_finished);
+        while phase != Phase::Finish && !self.board.all_saw(phase) && !ended() && clock::now_ns() < end_ns {
+            clock::pause(FOLLOW_STEP);
+        }
     }
 
     fn wake(&self) {

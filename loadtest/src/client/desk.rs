@@ -344,8 +344,10 @@ impl Desk {
         self.frame = frame;
     }
 
-    pub(super) fn publish(&self) {
+    /// Publishes the counts after a turn that began in this phase.
+    pub(super) fn publish(&self, phase: Phase) {
         self.board.publish(self.thread as usize, &self.counts);
+        self.board.set_seen(self.thread as usize, phase);
     }
 
     pub(super) fn take_faults(&mut self) -> Faults {

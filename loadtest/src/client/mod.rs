@@ -79,11 +79,15 @@ impl<S: Scenario> Client<S> {
     /// Only when epoll itself fails.
     pub(crate) fn run(mut self) -> io::Result<(S, Faults)> {
         let mut events = Events::with_capacity(EVENTS);
-        while self.desk.phase() != Phase::Finish {
+        loop {
+            let phase = self.desk.phase();
+            if phase == Phase::Finish {
+                break;
+            }
             let wait_ns = self.scenario.turn(&mut self.desk).min(self.desk.pongs_due_in_ns());
             self.bury_broken();
             self.sweep();
-            self.desk.publish();
+            self.desk.publish(phase);
             let wait_ns = if self.desk.has_broken() { 0 } else { wait_ns.min(SWEEP_EVERY_NS) };
             // epoll counts in whole milliseconds and mio rounds up: rounding down here spins through the last
             // fraction instead of sending everything of an open loop late.
@@ -100,7 +104,7 @@ impl<S: Scenario> Client<S> {
             self.desk.answer_late_pings();
             self.bury_broken();
         }
-        self.desk.publish();
+        self.desk.publish(Phase::Finish);
         Ok((self.scenario, self.desk.take_faults()))
     }
 

@@ -29,9 +29,6 @@ use crate::traffic::{self, Traffic};
 /// The open loop runs at this share of the rate that the first closed one reached.
 const OPEN_SHARE: f64 = 0.5;
 
-/// Between two windows every thread must have seen the pause.
-const PAUSE: Duration = Duration::from_millis(200);
-
 /// Measures what idle connections take away from hot ones.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
@@ -190,7 +187,6 @@ fn window(
     let usage = window.close(crew.board())?;
     let messages = crew.board().counts().received - begin;
     crew.set_phase(Phase::Settle);
-    crew.let_pass(progress, PAUSE, |_| false)?;
     crew.wait_until(progress, args.shared.patience, |counts| counts.received >= counts.sent)?;
     Ok((usage, messages))
 }
