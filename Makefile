@@ -41,8 +41,13 @@ bench: ## The gateway beside a Bun server, in pairs: see loadtest/README.md
 	$(timed) cargo build --release --locked -p gateway -p loadtest
 	$(timed) cargo run --release --locked --quiet -p loadtest -- compare
 
+compare: ## Every peer against the floor; writes loadtest/RESULTS.md and its plot: about half an hour
+	$(timed) .ci/tools rust bun nchan tungstenite
+	$(timed) cargo build --release --locked -p gateway -p loadtest
+	$(timed) cargo run --release --locked --quiet -p loadtest -- compare --subjects ours,bun,tungstenite,nchan --against floor --results loadtest
+
 deny: ## Licences, bans and sources of every dependency, by cargo-deny
 	$(timed) .ci/tools rust deny
 	$(timed) .tools/bin/cargo-deny --all-features check --hide-inclusion-graph bans licenses sources
 
-.PHONY: help tools test format lint check docs conformance fuzz bench deny
+.PHONY: help tools test format lint check docs conformance fuzz bench compare deny

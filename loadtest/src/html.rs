@@ -23,14 +23,14 @@ svg { background: #fff; width: 100%; height: auto; border-radius: 4px; }
 ";
 
 /// The page of these reports, in order.
-pub(crate) fn page(reports: &[&Report]) -> String {
+pub(crate) fn page(reports: &[Report]) -> String {
     let mut page = String::new();
     // Writing to a string cannot fail.
     let _ = write_page(&mut page, reports);
     page
 }
 
-fn write_page(out: &mut String, reports: &[&Report]) -> fmt::Result {
+fn write_page(out: &mut String, reports: &[Report]) -> fmt::Result {
     let names: Vec<&str> = reports.iter().map(|report| report.scenario()).collect();
     let title = Escaped(&names.join(", ")).to_string();
     writeln!(out, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">")?;
@@ -162,7 +162,7 @@ mod tests {
         let sample = |at_s| Sample { at_s, received_per_s: 100.0, ..Sample::default() };
         let samples = (0..9).map(|number| sample(f64::from(number))).collect();
         report.timeline(&Timeline { steps: vec![(0.0, "measuring".into())], samples });
-        let page = page(&[&report]);
+        let page = page(&[report]);
         assert!(page.contains("8.50 us") && page.contains("class=\"broken\"") && page.contains("measuring"));
         assert!(page.contains("<h3>throughput</h3>\n<svg"), "{page}");
         assert!(!page.contains("<script"));

@@ -23,14 +23,19 @@ mod html;
 mod machine;
 mod pace;
 mod payload;
+mod peer;
 mod plot;
 mod probe;
+mod processors;
 mod progress;
 mod ramp;
 mod report;
+mod results;
+mod scenario_file;
 mod scenarios;
 mod sequence;
 mod sockets;
+mod spread;
 mod target;
 mod timeline;
 mod traffic;
@@ -43,6 +48,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::failure::Failure;
+use crate::report::Report;
 use crate::scenarios::{churn, echo, fanout, handshake, hold, mixed, storm};
 
 /// Loads a WebSocket server on loopback and says what it cost.
@@ -73,7 +79,9 @@ enum Command {
     Storm(storm::Args),
     /// Echo with and without many idle connections beside it: what the idle ones take away.
     Mixed(mixed::Args),
-    /// Compare two servers in alternating pairs of runs.
+    /// Run the scenarios of a TOML file, one after the other.
+    Run(scenario_file::Args),
+    /// Compare servers in rounds of runs, in changing order.
     Compare(compare::Args),
     /// Be the physical limit: a server that does the system calls and nothing else.
     Floor(floor::Args),
@@ -92,7 +100,24 @@ fn main() -> ExitCode {
 
 /// Runs one command; `false` when a threshold was broken.
 fn run(program: &Program) -> Result<bool, Failure> {
-    let (report, json) = match &program.command {
+    let reports = match &program.command {
+        Command::Floor(args) => return floor::run(args).map(|()| true),
+        Command::Run(args) => scenario_file::run(args)?,
+        command => {
+            let (report, json) = measure(command)?;
+            report.publish(json)?;
+            vec![report]
+        }
+    };
+    if let Some(path) = &program.html {
+        write_page(path, &reports)?;
+    }
+    Ok(reports.iter().all(Report::holds))
+}
+
+/// Runs one scenario; its report, and where that goes as JSON.
+fn measure(command: &Command) -> Result<(Report, Option<&Path>), Failure> {
+    Ok(match command {
         Command::Hold(args) => (hold::run(args)?, args.json()),
         Command::Echo(args) => (echo::run(args)?, args.json()),
         Command::Fanout(args) => (fanout::run(args)?, args.json()),
@@ -101,16 +126,13 @@ fn run(program: &Program) -> Result<bool, Failure> {
         Command::Storm(args) => (storm::run(args)?, args.json()),
         Command::Mixed(args) => (mixed::run(args)?, args.json()),
         Command::Compare(args) => (compare::run(args)?, args.json()),
-        Command::Floor(args) => return floor::run(args).map(|()| true),
-    };
-    report.publish(json)?;
-    if let Some(path) = &program.html {
-        write_page(path, &[&report])?;
-    }
-    Ok(report.holds())
+        Command::Floor(_) | Command::Run(_) => {
+            return Err(Failure::Asked("neither `floor` nor `run` is a scenario".into()));
+        }
+    })
 }
 
 /// Writes reports as one page.
-fn write_page(path: &Path, reports: &[&report::Report]) -> Result<(), Failure> {
+fn write_page(path: &Path, reports: &[Report]) -> Result<(), Failure> {
     fs::write(path, html::page(reports)).map_err(Failure::machine(format!("writing {}", path.display())))
 }

@@ -1,9 +1,10 @@
-//! Plots as SVG text: lines over time, latencies over their percentiles.
+//! Plots as SVG text: lines over time, latencies over their percentiles, bars with spreads.
 //!
 //! It owns sizes, colours and axes. It refuses to know what is plotted, and to fail a run: what cannot be
-//! drawn is left out. Used by `html`.
+//! drawn is left out. Used by `html` and `results`.
 
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
 use plotters::drawing::DrawingAreaErrorKind;
 use plotters::prelude::*;
 
@@ -165,6 +166,66 @@ where
     root.present()
 }
 
+/// A bar with its spread.
+#[derive(Debug, Clone)]
+pub(crate) struct Bar {
+    /// What it is of.
+    pub(crate) name: String,
+    /// Its length.
+    pub(crate) value: f64,
+    /// Where its spread begins and ends.
+    pub(crate) spread: (f64, f64),
+    /// Bars of one group have one colour.
+    pub(crate) group: usize,
+}
+
+/// Bars lying below each other, and a line at one, which is what they are ratios to; `None` without bars.
+pub(crate) fn bars(title: &str, bars: &[Bar]) -> Option<String> {
+    if bars.is_empty() {
+        return None;
+    }
+    let mut svg = String::new();
+    draw_bars(&mut svg, title, bars).ok()?;
+    Some(svg)
+}
+
+fn draw_bars<'a>(svg: &'a mut String, title: &str, bars: &[Bar]) -> Drawn<'a> {
+    let rows = bars.len() as f64;
+    let most = bars.iter().map(|bar| bar.spread.1.max(bar.value)).fold(1.0, f64::max);
+    let height = 80 + 26 * u32::try_from(bars.len()).unwrap_or(0);
+    let root = SVGBackend::with_string(svg, (SIZE.0, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let x: RangedCoordf64 = (0.0..most * 1.08).into();
+    let y: RangedCoordf64 = (rows..0.0).into();
+    let mut chart = ChartBuilder::on(&root)
+        .margin(10)
+        .caption(title, ("sans-serif", 16))
+        .x_label_area_size(24)
+        .y_label_area_size(200)
+        .build_cartesian_2d(x, y)?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.12))
+        .draw()?;
+    for (row, bar) in bars.iter().enumerate() {
+        let middle = row as f64 + 0.5;
+        let colour = COLOURS[bar.group % COLOURS.len()];
+        let corners = [(0.0, middle - 0.32), (bar.value, middle + 0.32)];
+        chart.draw_series([Rectangle::new(corners, colour.mix(0.75).filled())])?;
+        let spread = vec![(bar.spread.0, middle), (bar.spread.1, middle)];
+        chart.draw_series([PathElement::new(spread, BLACK.stroke_width(2))])?;
+        let (_, top) = chart.backend_coord(&(0.0, middle));
+        let label = format!("{}  {:.2}", bar.name, bar.value);
+        root.draw(&Text::new(label, (14, top - 6), ("sans-serif", 13)))?;
+    }
+    chart.draw_series([PathElement::new(vec![(1.0, 0.0), (1.0, rows)], BLACK.mix(0.6))])?;
+    drop(chart);
+    root.present()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -187,6 +248,7 @@ mod tests {
         assert!(lines(&[], Axis::Bytes, Axis::Bytes, Scale::Linear).is_none());
         assert!(lines(&[flat], Axis::Bytes, Axis::Bytes, Scale::Linear).is_none());
         assert!(lines(std::slice::from_ref(&zero), Axis::Bytes, Axis::Bytes, Scale::Log).is_none());
+        assert!(bars("", &[]).is_none());
         assert!(lines(&[zero], Axis::Bytes, Axis::Bytes, Scale::Linear).is_some());
     }
 
@@ -199,5 +261,12 @@ mod tests {
         assert_eq!(Axis::Nines.label(0.0), "0 %");
         assert_eq!(Axis::Nines.label(2.0), "99 %");
         assert_eq!(Axis::Nines.label(3.0), "99.9 %");
+    }
+
+    #[test]
+    fn a_bar_shows_its_value() {
+        let bar = Bar { name: "echo, a".into(), value: 1.25, spread: (1.1, 1.5), group: 0 };
+        let svg = bars("server CPU", &[bar]).unwrap();
+        assert!(svg.contains("echo, a  1.25") && svg.contains("server CPU"));
     }
 }

@@ -87,6 +87,34 @@ fn a_run_is_kept_over_time_and_shown_on_one_page() {
 }
 
 #[test]
+fn a_scenario_file_runs_all_it_lists_against_the_server_it_names() {
+    let folder = std::env::temp_dir().join(format!("loadtest-file-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (file, page, json) = (folder.join("all.toml"), folder.join("all.html"), folder.join("echo.json"));
+    let text = format!(
+        "peer = 'floor'\n[defaults]\nurl = 'ws://{{server}}/echo'\nmax_errors = 0\n\
+         [[scenario]]\nrun = 'echo'\nconnections = 5\nseconds = '200ms'\nwarm_up = '0s'\njson = '{}'\n\
+         [[scenario]]\nrun = 'hold'\nconnections = 20\nbaseline = 0\nseconds = '1ms'\n\
+         max_bytes_per_connection = 0.5\n",
+        json.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let output = Command::new(PROGRAM)
+        .args(["run", &file.display().to_string(), "--html", &page.display().to_string()])
+        .args(["--peers", concat!(env!("CARGO_MANIFEST_DIR"), "/peers")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "half a byte cannot be kept: {said}{output:?}");
+    assert!(said.contains("echo\n") && said.contains("hold\n") && said.contains("BROKEN"), "{said}");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<h2>echo</h2>") && page.contains("<h2>hold</h2>"));
+    let echo: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    assert!(figure(&echo, "server_cpu_percent") >= 0.0, "the process was known");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn an_open_loop_sends_what_the_rate_says() {
     let floor = Floor::start("echo");
     let output =

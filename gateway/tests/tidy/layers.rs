@@ -72,6 +72,8 @@ const LAYERS: [Layer; 9] = [
             "serde",
             "serde_json",
             "socket2",
+            // Scenario files.
+            "toml",
             "tungstenite",
         ],
     },

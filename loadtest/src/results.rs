@@ -1,0 +1,178 @@
+//! The results of a comparison for readers: `RESULTS.md` with a table per scenario, and `results.svg`.
+//!
+//! It owns both files, which are written by a run and never by hand. It refuses words of judgement: figures,
+//! where they come from and how to get them again. Called by `compare`.
+
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::compare::Outcome;
+use crate::failure::Failure;
+use crate::plot::{self, Bar};
+use crate::spread::Spread;
+
+/// Writes both files into `folder`.
+///
+/// # Errors
+/// A file cannot be written.
+pub(crate) fn write(
+    folder: &Path,
+    command: &str,
+    machine: &[(String, String)],
+    rounds: u32,
+    outcomes: &[Outcome],
+) -> Result<(), Failure> {
+    let save = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(Failure::machine(format!("writing {}", path.display())))
+    };
+    let plot = plot::bars("server CPU per unit of work, as a ratio (black: least to most)", &bars(outcomes));
+    if let Some(svg) = &plot {
+        save("results.svg", svg)?;
+    }
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = page(&mut text, &today(), command, machine, rounds, outcomes);
+    save("RESULTS.md", &text)
+}
+
+fn page(
+    out: &mut String,
+    date: &str,
+    command: &str,
+    machine: &[(String, String)],
+    rounds: u32,
+    outcomes: &[Outcome],
+) -> fmt::Result {
+    writeln!(out, "# Results\n")?;
+    writeln!(out, "Written by a run, not by hand: `loadtest {command}`, {date}.\n")?;
+    for (name, value) in machine {
+        writeln!(out, "* {name}: {value}")?;
+    }
+    writeln!(
+        out,
+        "\nMedians of {rounds} rounds in which every server runs once, in changing order; in brackets"
+    )?;
+    writeln!(
+        out,
+        "the least and the most. Ratios are taken within a round. On loopback the sender also does"
+    )?;
+    writeln!(out, "the kernel's work of receiving, so server CPU says more than rates do.\n")?;
+    writeln!(out, "![server CPU as ratios](results.svg)")?;
+    for outcome in outcomes {
+        table(out, outcome)?;
+    }
+    Ok(())
+}
+
+fn table(out: &mut String, outcome: &Outcome) -> fmt::Result {
+    let (unit, units) = outcome.scenario.units();
+    let base = outcome.standings.first().map_or("", |standing| standing.name.as_str());
+    writeln!(out, "\n## {}\n", outcome.scenario.name())?;
+    writeln!(
+        out,
+        "| server | version | CPU per {unit}, µs | ratio to {base} | {units} per second | ratio to {base} |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|")?;
+    for standing in &outcome.standings {
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {:.0} | {} |",
+            standing.name,
+            standing.version,
+            spread(&standing.cpu_us),
+            spread(&standing.cpu_ratio),
+            standing.rate_per_s.median,
+            spread(&standing.rate_ratio),
+        )?;
+    }
+    writeln!(out, "\nThe busiest client thread used {:.0} % of a processor.", outcome.busiest_client_percent)
+}
+
+fn spread(spread: &Spread) -> String {
+    format!("{:.2} ({:.2}–{:.2})", spread.median, spread.least, spread.most)
+}
+
+fn bars(outcomes: &[Outcome]) -> Vec<Bar> {
+    let of = |(group, outcome): (usize, &Outcome)| {
+        let bar = |standing: &crate::compare::Standing| Bar {
+            name: format!("{}, {}", outcome.scenario.name(), standing.name),
+            value: standing.cpu_ratio.median,
+            spread: (standing.cpu_ratio.least, standing.cpu_ratio.most),
+            group,
+        };
+        outcome.standings.iter().map(bar).collect::<Vec<Bar>>()
+    };
+    outcomes.iter().enumerate().flat_map(of).collect()
+}
+
+/// Today in UTC. The one look at a calendar: results outlive the day they were taken.
+fn today() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    date(seconds / 86_400)
+}
+
+/// The date that lies so many days after 1970-01-01, in the Gregorian calendar.
+fn date(mut days: u64) -> String {
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 1;
+    for length in lengths {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    format!("{year}-{month:02}-{:02}", days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::{Scenario, Standing};
+
+    fn standing(name: &str, cpu: f64) -> Standing {
+        let of = |value: f64| Spread { least: value * 0.9, median: value, most: value * 1.1 };
+        Standing {
+            name: name.to_owned(),
+            version: format!("{name} 1.0"),
+            cpu_us: of(cpu),
+            rate_per_s: of(1e6 / cpu),
+            cpu_ratio: of(cpu / 8.0),
+            rate_ratio: of(8.0 / cpu),
+        }
+    }
+
+    #[test]
+    fn a_page_names_every_server_its_version_and_its_ratios() {
+        let standings = vec![standing("floor", 8.0), standing("ours", 10.0)];
+        let outcome = Outcome { scenario: Scenario::Echo, standings, busiest_client_percent: 71.0 };
+        let mut text = String::new();
+        assert!(
+            page(&mut text, "2000-01-31", "compare", &[("kernel".into(), "6".into())], 9, &[outcome]).is_ok()
+        );
+        assert!(
+            text.contains("| ours | ours 1.0 | 10.00 (9.00–11.00) | 1.25 (1.12–1.38) | 100000 | 0.80"),
+            "{text}"
+        );
+        assert!(text.contains("`loadtest compare`, 2000-01-31") && text.contains("Medians of 9 rounds"));
+        assert!(text.contains("* kernel: 6"));
+    }
+
+    #[test]
+    fn dates_follow_the_calendar() {
+        assert_eq!(date(0), "1970-01-01");
+        assert_eq!(date(59), "1970-03-01");
+        assert_eq!(date(11_016), "2000-02-29");
+        assert_eq!(date(11_017), "2000-03-01");
+        assert_eq!(date(19_723), "2024-01-01");
+    }
+}
