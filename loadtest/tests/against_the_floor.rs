@@ -94,8 +94,8 @@ fn a_scenario_file_runs_all_it_lists_against_the_server_it_names() {
     let text = format!(
         "peer = 'floor'\n[defaults]\nurl = 'ws://{{server}}/echo'\nmax_errors = 0\n\
          [[scenario]]\nrun = 'echo'\nconnections = 5\nseconds = '200ms'\nwarm_up = '0s'\njson = '{}'\n\
-         [[scenario]]\nrun = 'hold'\nconnections = 20\nbaseline = 0\nseconds = '1ms'\n\
-         max_bytes_per_connection = 0.5\n",
+         max_p99_us = 0.001\n\
+         [[scenario]]\nrun = 'hold'\nconnections = 20\nbaseline = 0\nseconds = '1ms'\n",
         json.display()
     );
     std::fs::write(&file, text).unwrap();
@@ -105,7 +105,7 @@ fn a_scenario_file_runs_all_it_lists_against_the_server_it_names() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "half a byte cannot be kept: {said}{output:?}");
+    assert_eq!(output.status.code(), Some(1), "a nanosecond cannot be kept: {said}{output:?}");
     assert!(said.contains("echo\n") && said.contains("hold\n") && said.contains("BROKEN"), "{said}");
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("<h2>echo</h2>") && page.contains("<h2>hold</h2>"));
