@@ -4,6 +4,7 @@
 
 mod admin;
 mod app;
+mod doctor;
 mod endings;
 mod in_force;
 mod lifecycle;
@@ -55,7 +56,22 @@ enum Command {
         #[arg(long, conflicts_with = "file")]
         defaults: bool,
     },
+    /// Say what fits on this machine, and the line that mends each shortfall; status 1 when something does not fit
+    Doctor {
+        /// Configuration file (TOML); without one, the built-in defaults
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Connections of all nodes together; without it, those of the configuration
+        #[arg(long, value_name = "CONNECTIONS", value_parser = clap::value_parser!(u64).range(1..=PLAN_MAX))]
+        plan: Option<u64>,
+        /// Print one JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
 }
+
+/// Most connections that can be planned for: a hundred for everybody.
+const PLAN_MAX: u64 = 1_000_000_000_000;
 
 /// Exit codes beside 0: 1 is a failure while running, 2 a wrong argument or configuration.
 const WRONG: u8 = 2;
@@ -75,11 +91,22 @@ fn main() -> ExitCode {
             Ok(settings) => say(&settings.to_toml()),
             Err(mistakes) => refuse(&mistakes),
         },
+        Some(Command::Doctor { config, plan, json }) => match load(config.as_deref()) {
+            Ok(settings) => examine(&settings, plan, json),
+            Err(mistakes) => refuse(&mistakes),
+        },
         None => match load(arguments.config.as_deref()) {
             Ok(settings) => app::run(&settings, arguments.config),
             Err(mistakes) => refuse(&mistakes),
         },
     }
+}
+
+/// Says what fits on this machine.
+fn examine(settings: &Settings, plan: Option<u64>, json: bool) -> ExitCode {
+    let report = doctor::examine(settings, plan);
+    let said = say(&if json { report.json() } else { report.table() });
+    if report.is_good() { said } else { ExitCode::FAILURE }
 }
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no failure.

@@ -46,6 +46,14 @@ pub(crate) fn program() -> Command {
     clean(Command::new(env!("CARGO_BIN_EXE_gateway")))
 }
 
+/// The same under a hard limit of descriptors.
+pub(crate) fn program_with_descriptors(limit: u32) -> Command {
+    let mut command = clean(Command::new("sh"));
+    let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_gateway")]);
+    command
+}
+
 fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("GATEWAY__") {
@@ -107,10 +115,7 @@ impl Gateway {
     /// The same under a hard limit of descriptors.
     #[track_caller]
     pub(crate) fn start_with_descriptors(text: &str, limit: u32) -> Self {
-        let mut command = clean(Command::new("sh"));
-        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_gateway")]);
-        Self::launch(text, command)
+        Self::launch(text, program_with_descriptors(limit))
     }
 
     fn launch(text: &str, mut command: Command) -> Self {

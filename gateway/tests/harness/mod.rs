@@ -19,7 +19,7 @@ pub(crate) use bystander::Bystander;
 pub(crate) use client::Client;
 pub(crate) use halt::Halted;
 pub(crate) use http::{Answer, Http};
-pub(crate) use launch::{Finished, Gateway, program};
+pub(crate) use launch::{Finished, Gateway, program, program_with_descriptors};
 pub(crate) use metrics::Metrics;
 pub(crate) use raw::{BINARY, CLOSE, PING, PONG, Raw, TEXT, frame, upgrade_request};
 
