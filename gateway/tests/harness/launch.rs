@@ -197,7 +197,7 @@ impl Gateway {
 
     /// Waits until the metrics are like this.
     #[track_caller]
-    pub(crate) fn until(&self, what: &str, holds: impl Fn(&Metrics) -> bool) -> Metrics {
+    pub(crate) fn until(&self, what: &str, mut holds: impl FnMut(&Metrics) -> bool) -> Metrics {
         let mut http = self.http();
         let mut last = Metrics::fetch(&mut http);
         let started = std::time::Instant::now();

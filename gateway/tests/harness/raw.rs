@@ -92,10 +92,10 @@ impl Raw {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// Sends bytes until the kernel takes no more for this long. How many it took.
-    pub(crate) fn send_until_stuck(&mut self, bytes: &[u8], stuck: Duration) -> usize {
+    /// Goes on sending these bytes round and round, of which `sent` have left already, until the kernel takes no more
+    /// for this long. How many have left then.
+    pub(crate) fn send_until_stuck(&mut self, bytes: &[u8], mut sent: usize, stuck: Duration) -> usize {
         self.stream.set_write_timeout(Some(stuck)).unwrap();
-        let mut sent = 0;
         while let Ok(more) = self.stream.write(&bytes[sent % bytes.len()..]) {
             sent += more;
         }
