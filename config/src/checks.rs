@@ -8,6 +8,7 @@ use crate::limits;
 use crate::reader::Reader;
 use crate::routes::Inbound;
 use crate::sections::{PeerHeader, Settings};
+use crate::units::print_duration;
 
 /// Notes every contradiction between keys.
 pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
@@ -15,6 +16,7 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     one_backlog_fits_the_node(settings, reader);
     a_message_fits_the_backlog(settings, reader);
     a_route_stays_within_its_subscriptions(settings, reader);
+    jitter_has_an_age(settings, reader);
     what_commands_is_guarded(settings, reader);
     listeners_do_not_collide(settings, reader);
     trust_has_an_object(settings, reader);
@@ -75,6 +77,16 @@ fn a_route_stays_within_its_subscriptions(settings: &Settings, reader: &mut Read
                 format!("{} channels", route.subscribe.len()),
                 format!("at most limits.subscriptions_per_connection, which is {bound}"),
             );
+        }
+    }
+}
+
+fn jitter_has_an_age(settings: &Settings, reader: &mut Reader<'_>) {
+    for (position, route) in settings.routes.iter().enumerate() {
+        if route.max_age.is_none() && !route.max_age_jitter.is_zero() {
+            let key = format!("route[{position}].max_age_jitter");
+            let found = quoted(&print_duration(route.max_age_jitter));
+            reader.contradiction(&[&key], &key, found, "max_age beside it, to which it is added".to_owned());
         }
     }
 }

@@ -14,6 +14,7 @@ mod mistake;
 mod names;
 mod network_limits;
 mod networks;
+mod patience;
 mod reader;
 mod routes;
 mod schema;
@@ -36,7 +37,8 @@ pub use names::{
 };
 pub use network_limits::{Factor, NETWORK_LIMITS_MAX, NetworkLimits, NetworkRule};
 pub use networks::{NETWORKS_MAX, Network};
-pub use routes::{Inbound, ROUTE_LIST_MAX, ROUTES_MAX, Route};
+pub use patience::{AUTO_REPLIES_MAX, AUTO_REPLY_BYTES_MAX};
+pub use routes::{AutoReply, Inbound, ROUTE_LIST_MAX, ROUTES_MAX, Route, SlowConsumer};
 pub use sections::{
     Admin, Api, Backlog, Drain, Health, Heartbeat, Http, Inspection, Limits, Listen, Log, LogFormat, Mailbox,
     Node, PeerHeader, SHARDS_MAX, Settings, Shards, Timeouts, Trust, WebSocket,

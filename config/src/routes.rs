@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use toml::de::DeValue;
 
-use crate::forms::{Flag, Form, Pattern, Word, quoted};
+use crate::forms::{Flag, Form, OneOf, Pattern, Time, Word, quoted};
 use crate::names::{Origin, Origins, RouteName, Subprotocol};
+use crate::patience;
 use crate::reader::{Field, Reader, Spot};
 use crate::schema::write_key;
-use crate::sections::{FRAGMENTS, PAYLOAD, WebSocket};
+use crate::sections::{FRAGMENTS, Heartbeat, PAYLOAD, WebSocket};
 use crate::template::{ChannelTemplate, Part, PathPattern, Segment};
 use crate::units::Bytes;
 
@@ -18,6 +20,13 @@ use crate::units::Bytes;
 pub const ROUTES_MAX: usize = 1024;
 /// Most origins, subprotocols or channels in one route's list.
 pub const ROUTE_LIST_MAX: usize = 256;
+
+/// The sections whose keys hold for a route that does not say otherwise.
+#[derive(Clone, Copy)]
+pub(crate) struct Inherited<'s> {
+    pub(crate) websocket: &'s WebSocket,
+    pub(crate) heartbeat: &'s Heartbeat,
+}
 
 /// A path pattern and what happens behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +51,40 @@ pub struct Route {
     pub frame_bytes: Bytes,
     /// Most data frames in one message from a client; where the route is silent, that of `[websocket]`.
     pub fragments: NonZeroU32,
+    /// How silence is told from death; where the route is silent, as in `[heartbeat]`.
+    pub heartbeat: Heartbeat,
+    /// Without a message either way for so long, a connection is closed. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// A connection this old is asked to come again. `None`: never.
+    pub max_age: Option<Duration>,
+    /// Up to so much is added to the maximum age, for each connection its own part; a tenth where the route is silent.
+    pub max_age_jitter: Duration,
+    /// Messages that are answered at once and go nowhere, each with its answer.
+    pub auto_reply: Vec<AutoReply>,
+    /// What gives way when a client takes its channels' messages too slowly.
+    pub slow_consumer: SlowConsumer,
+}
+
+/// A message and what is answered to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoReply {
+    /// The whole message.
+    pub question: String,
+    /// The whole answer; text to text, binary to binary.
+    pub answer: String,
+}
+
+/// What gives way when the backlog of a connection is at its bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// The connection.
+    Close,
+    /// The message that comes.
+    DropNewest,
+    /// The messages that have waited longest.
+    DropOldest,
+    /// What waits of a channel, as soon as there is something newer of it.
+    KeepLatest,
 }
 
 /// What happens to what a client sends.
@@ -66,6 +109,12 @@ pub(crate) const KEYS: &[&str] = &[
     "message_bytes",
     "frame_bytes",
     "fragments",
+    "heartbeat",
+    "idle_timeout",
+    "max_age",
+    "max_age_jitter",
+    "auto_reply",
+    "slow_consumer",
 ];
 
 const INBOUND: &str = "\"echo\", \"ignore\" or { publish = \"room.{room}\" }";
@@ -87,6 +136,17 @@ const SUBPROTOCOL: Word<Subprotocol> = Word {
     expected: "a token of at most 64 letters, digits and !#$%&'*+-.^_`|~, such as \"v1.chat\"",
     parse: Subprotocol::parse,
 };
+
+const SLOW_CONSUMER: OneOf<SlowConsumer> = OneOf(&[
+    ("close", SlowConsumer::Close),
+    ("drop_newest", SlowConsumer::DropNewest),
+    ("drop_oldest", SlowConsumer::DropOldest),
+    ("keep_latest", SlowConsumer::KeepLatest),
+]);
+
+/// Longest idle time and age: from one tick to a month.
+const LIFE: Time = Time { min: Duration::from_millis(100), max: Duration::from_secs(720 * 3600) };
+const JITTER: Time = Time { min: Duration::ZERO, max: Duration::from_secs(720 * 3600) };
 
 /// A template whose variables are those of a path. Without a path, which then is a mistake already, any will do.
 struct Template<'p> {
@@ -113,8 +173,8 @@ impl Form<ChannelTemplate> for Template<'_> {
 }
 
 /// The routes of the text, or the built-in ones where it has none.
-pub(crate) fn read(reader: &mut Reader<'_>, websocket: &WebSocket) -> Vec<Route> {
-    let Some(value) = reader.root_value("route") else { return built_in(websocket) };
+pub(crate) fn read(reader: &mut Reader<'_>, from: Inherited<'_>) -> Vec<Route> {
+    let Some(value) = reader.root_value("route") else { return built_in(from) };
     let tables = match value.get_ref().as_array() {
         Some(tables) if (1..=ROUTES_MAX).contains(&tables.len()) => tables,
         _ => {
@@ -129,10 +189,10 @@ pub(crate) fn read(reader: &mut Reader<'_>, websocket: &WebSocket) -> Vec<Route>
     for (position, value) in tables.iter().enumerate() {
         let prefix = format!("route[{position}]");
         match reader.table(prefix.clone(), value, KEYS) {
-            Some(spot) => routes.push(read_route(reader, &spot, websocket, &mut taken)),
+            Some(spot) => routes.push(read_route(reader, &spot, from, &mut taken)),
             None => {
                 reader.refuse::<()>(&prefix, value, "a table, written [[route]]".to_owned());
-                routes.push(bare(websocket));
+                routes.push(bare(from));
             }
         }
     }
@@ -144,7 +204,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, websocket: &WebSocket) -> Vec<Route>
 fn read_route<'t>(
     reader: &mut Reader<'t>,
     spot: &Spot<'t>,
-    websocket: &WebSocket,
+    from: Inherited<'_>,
     taken: &mut BTreeMap<String, String>,
 ) -> Route {
     let name = reader.required(spot, "name", &NAME);
@@ -157,7 +217,8 @@ fn read_route<'t>(
         unshared(reader, spot, "path", path.shape(), taken);
     }
     let template = Template { path: path.as_ref() };
-    let bare = bare(websocket);
+    let bare = bare(from);
+    let max_age = reader.field(spot, "max_age", &LIFE).read();
     Route {
         subscribe: reader.list(spot, "subscribe", &template, ROUTE_LIST_MAX).or(bare.subscribe),
         inbound: read_inbound(reader, spot, &template).unwrap_or(bare.inbound),
@@ -167,13 +228,25 @@ fn read_route<'t>(
         message_bytes: reader.field(spot, "message_bytes", &PAYLOAD).or(bare.message_bytes),
         frame_bytes: reader.field(spot, "frame_bytes", &PAYLOAD).or(bare.frame_bytes),
         fragments: reader.field(spot, "fragments", &FRAGMENTS).or(bare.fragments),
+        heartbeat: patience::read(reader, spot, from.heartbeat),
+        idle_timeout: reader.field(spot, "idle_timeout", &LIFE).read(),
+        max_age,
+        max_age_jitter: reader.field(spot, "max_age_jitter", &JITTER).or(tenth(max_age)),
+        auto_reply: patience::read_auto_reply(reader, spot),
+        slow_consumer: reader.field(spot, "slow_consumer", &SLOW_CONSUMER).or(bare.slow_consumer),
         name: name.unwrap_or(bare.name),
         path: path.unwrap_or(bare.path),
     }
 }
 
+/// The jitter of a maximum age that says nothing of it. In whole milliseconds, as settings are written.
+fn tenth(max_age: Option<Duration>) -> Duration {
+    max_age.map_or(Duration::ZERO, |age| Duration::from_millis(age.as_millis() as u64 / 10))
+}
+
 /// A route of which nothing is said.
-fn bare(websocket: &WebSocket) -> Route {
+fn bare(from: Inherited<'_>) -> Route {
+    let websocket = from.websocket;
     Route {
         name: RouteName::built_in("route"),
         path: PathPattern { segments: Vec::new() },
@@ -185,6 +258,12 @@ fn bare(websocket: &WebSocket) -> Route {
         message_bytes: websocket.message_bytes,
         frame_bytes: websocket.frame_bytes,
         fragments: websocket.fragments,
+        heartbeat: from.heartbeat.clone(),
+        idle_timeout: None,
+        max_age: None,
+        max_age_jitter: Duration::ZERO,
+        auto_reply: Vec::new(),
+        slow_consumer: SlowConsumer::Close,
     }
 }
 
@@ -243,7 +322,7 @@ fn read_origins<'t>(reader: &mut Reader<'t>, spot: &Spot<'t>) -> Origins {
 }
 
 /// What a gateway without a file offers: rooms to talk in, and an echo to try a client with.
-fn built_in(websocket: &WebSocket) -> Vec<Route> {
+fn built_in(from: Inherited<'_>) -> Vec<Route> {
     let literal = |text: &str| Segment::Literal(text.to_owned());
     let room = || ChannelTemplate {
         parts: vec![Part::Literal("room".to_owned()), Part::Variable("room".to_owned())],
@@ -253,7 +332,7 @@ fn built_in(websocket: &WebSocket) -> Vec<Route> {
         path: PathPattern { segments },
         subscribe,
         inbound,
-        ..bare(websocket)
+        ..bare(from)
     };
     let rooms = vec![literal("rooms"), Segment::Variable("room".to_owned())];
     vec![
@@ -263,7 +342,8 @@ fn built_in(websocket: &WebSocket) -> Vec<Route> {
 }
 
 /// Appends one route as TOML. What it inherits stays inherited: a reader of the result may change `[websocket]`.
-pub(crate) fn write(route: &Route, websocket: &WebSocket, out: &mut String) {
+pub(crate) fn write(route: &Route, from: Inherited<'_>, out: &mut String) {
+    let websocket = from.websocket;
     let template = Template { path: Some(&route.path) };
     let inbound = match &route.inbound {
         Inbound::Echo => quoted("echo"),
@@ -291,6 +371,13 @@ pub(crate) fn write(route: &Route, websocket: &WebSocket, out: &mut String) {
         "fragments",
         own(route.fragments != websocket.fragments, FRAGMENTS.write(&route.fragments)),
     );
+    write_key(out, "heartbeat", patience::write(&route.heartbeat, from.heartbeat));
+    write_key(out, "idle_timeout", route.idle_timeout.and_then(|time| LIFE.write(&time)));
+    write_key(out, "max_age", route.max_age.and_then(|time| LIFE.write(&time)));
+    let jitter = &route.max_age_jitter;
+    write_key(out, "max_age_jitter", own(*jitter != tenth(route.max_age), JITTER.write(jitter)));
+    write_key(out, "auto_reply", patience::write_auto_reply(&route.auto_reply));
+    write_key(out, "slow_consumer", SLOW_CONSUMER.write(&route.slow_consumer));
 }
 
 fn write_list<T>(values: &[T], form: &impl Form<T>) -> String {
@@ -312,5 +399,11 @@ pub(crate) fn expectations() -> Vec<(&'static str, String)> {
         ("message_bytes", PAYLOAD.expected()),
         ("frame_bytes", PAYLOAD.expected()),
         ("fragments", FRAGMENTS.expected()),
+        ("heartbeat", patience::HEARTBEAT.to_owned()),
+        ("idle_timeout", LIFE.expected()),
+        ("max_age", LIFE.expected()),
+        ("max_age_jitter", JITTER.expected()),
+        ("auto_reply", patience::expected_auto_reply()),
+        ("slow_consumer", SLOW_CONSUMER.expected()),
     ]
 }

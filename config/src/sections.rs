@@ -14,7 +14,7 @@ use crate::names::{LogFilter, NodeName};
 use crate::network_limits;
 use crate::networks::{self, NETWORKS_MAX, Network};
 use crate::reader::Reader;
-use crate::routes;
+use crate::routes::{self, Inherited};
 use crate::schema::{section, settings};
 use crate::units::Bytes;
 
@@ -155,7 +155,7 @@ section! {
 }
 
 /// From one tick of the shards' clock to what their timer wheel holds with room to spare.
-const TIMER: Time = Time { min: Duration::from_millis(100), max: Duration::from_secs(3600) };
+pub(crate) const TIMER: Time = Time { min: Duration::from_millis(100), max: Duration::from_secs(3600) };
 
 section! {
     /// `[heartbeat]`
@@ -284,7 +284,8 @@ impl Settings {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         let mut settings = Self::read_sections(reader);
         settings.networks = network_limits::read(reader);
-        settings.routes = routes::read(reader, &settings.websocket);
+        let from = Inherited { websocket: &settings.websocket, heartbeat: &settings.heartbeat };
+        settings.routes = routes::read(reader, from);
         settings
     }
 
@@ -314,8 +315,9 @@ impl Settings {
         for network in &self.networks {
             network_limits::write(network, &mut out);
         }
+        let from = Inherited { websocket: &self.websocket, heartbeat: &self.heartbeat };
         for route in &self.routes {
-            routes::write(route, &self.websocket, &mut out);
+            routes::write(route, from, &mut out);
         }
         out.trim_start().to_owned()
     }

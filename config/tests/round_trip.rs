@@ -98,6 +98,12 @@ inbound = "ignore"
 origins = ["https://example.org", "http://localhost:3000"]
 subprotocols = ["v2.chat", "v1.chat"]
 message_bytes = "1MiB"
+heartbeat = { interval = "5s" }
+idle_timeout = "1h"
+max_age = "24h"
+max_age_jitter = "1h"
+auto_reply = { "ping" = "pong", 'a "b"\' = "", "c\u0000" = "d\n" }
+slow_consumer = "keep_latest"
 [[route]]
 name = "rooms"
 path = "/rooms/{room}/{side}"
@@ -107,6 +113,10 @@ exclude_self = true
 origins = []
 frame_bytes = 999
 fragments = 1
+heartbeat = { interval = "30s", pong_deadline = "1s" }
+max_age = "1s"
+auto_reply = {}
+slow_consumer = "drop_oldest"
 "#;
 
 #[test]

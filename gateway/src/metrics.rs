@@ -69,6 +69,7 @@ const COUNTERS: &[Sum] = &[
     ("gateway_messages_ignored_total", |s| s.ignored.value(), "Messages from clients that their route ignores."),
     ("gateway_pings_sent_total", |s| s.pings.value(), "Heartbeat pings sent."),
     ("gateway_pongs_received_total", |s| s.pongs.value(), "Pongs received."),
+    ("gateway_auto_replies_total", |s| s.auto_replies.value(), "Messages from clients that their route answered at once, and nobody else heard."),
     ("gateway_publishes_delayed_total", |s| s.publishes_delayed.value(), "Publishes of clients that waited because a mailbox was full."),
     ("gateway_deliveries_total", |s| s.deliveries.value(), "Subscribers that messages were due to, summed over messages."),
     ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited for a socket that took no more."),

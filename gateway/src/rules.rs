@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use config::{Part, Settings};
-use shard::rules::{Inbound, Piece, Route, Rules, Segment, Template};
+use shard::rules::{AutoReply, Inbound, Life, Piece, Route, Rules, Segment, Template};
 use shard::trust::Trust;
 use store::QueueLimit;
 use wire::http::ForwardedBy;
@@ -21,8 +21,6 @@ pub(crate) fn rules(settings: &Settings) -> Result<Rules, String> {
     let backlog_bytes = settings.backlog.bytes.as_u64() + HEADER_MAX as u64;
     Ok(Rules {
         routes: settings.routes.iter().map(route).collect::<Result<_, _>>()?,
-        ping_ticks: ticks(settings.heartbeat.interval),
-        pong_ticks: ticks(settings.heartbeat.pong_deadline),
         handshake_ticks: ticks(settings.timeouts.handshake),
         close_ticks: ticks(settings.timeouts.close),
         linger_ticks: ticks(settings.timeouts.linger),
@@ -73,7 +71,19 @@ fn route(route: &config::Route) -> Result<Route, String> {
             frame_bytes: route.frame_bytes.as_usize(),
             fragments: route.fragments.get(),
         },
+        life: Life {
+            ping_ticks: ticks(route.heartbeat.interval),
+            pong_ticks: ticks(route.heartbeat.pong_deadline),
+            idle_ticks: route.idle_timeout.map(ticks),
+            age_ticks: route.max_age.map(ticks),
+            jitter_ticks: ticks(route.max_age_jitter),
+        },
+        auto_replies: route.auto_reply.iter().map(auto_reply).collect(),
     })
+}
+
+fn auto_reply(reply: &config::AutoReply) -> AutoReply {
+    AutoReply { question: reply.question.as_bytes().into(), answer: reply.answer.as_bytes().into() }
 }
 
 fn path(pattern: &config::PathPattern) -> Vec<Segment> {
@@ -124,7 +134,11 @@ mod tests {
     #[test]
     fn the_defaults_become_rules() {
         let rules = rules(&Settings::default()).unwrap();
-        assert_eq!((rules.ping_ticks, rules.pong_ticks), (250, 200));
+        let life = rules.routes[0].life;
+        assert_eq!(
+            (life.ping_ticks, life.pong_ticks, life.idle_ticks, life.age_ticks),
+            (250, 200, None, None)
+        );
         let (number, variables) = rules.route("/rooms/lobby").unwrap();
         let Inbound::Publish(template) = &rules.routes[usize::from(number)].inbound else { unreachable!() };
         assert_eq!(template.render(&variables).unwrap().as_str(), "room.lobby");

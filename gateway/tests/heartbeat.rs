@@ -28,7 +28,7 @@ fn a_silent_client_is_pinged_and_then_ended_not_early_and_not_late() {
         gateway.until("pinged", |m| m.value("gateway_pings_sent_total") == f64::from(count));
     }
     for raw in &mut silent {
-        assert_eq!(raw.frame(), (0x80 | PING, Vec::new()));
+        is_pinged(raw);
         assert_eq!(raw.rest(), b"", "the dead get no goodbye");
     }
     let metrics = gateway.until_only(0);
@@ -55,15 +55,25 @@ fn a_client_that_only_answers_pings_lives() {
     let mut raw = gateway.upgraded("/echo");
     let started = Instant::now();
     for _ in 0..3 {
-        assert_eq!(raw.frame(), (0x80 | PING, Vec::new()));
-        raw.send(&frame(0x80 | PONG, b""));
+        let stamp = is_pinged(&mut raw);
+        raw.send(&frame(0x80 | PONG, &stamp));
     }
     assert!(started.elapsed() > INTERVAL + PONG_DEADLINE + 2 * TICK, "it was pinged too often");
     raw.send(&frame(0x80 | TEXT, b"alive"));
     assert_eq!(raw.frame(), (0x80 | TEXT, b"alive".to_vec()));
     let metrics = gateway.until_only(1);
     assert_eq!(metrics.value("gateway_pongs_received_total"), 3.0);
+    assert_eq!(metrics.value("gateway_ping_round_trip_seconds_count"), 3.0);
+    assert!(metrics.value("gateway_ping_round_trip_seconds_sum") < started.elapsed().as_secs_f64());
     gateway.stop();
+}
+
+/// Expects a ping. What it carries is to be sent back.
+#[track_caller]
+fn is_pinged(raw: &mut Raw) -> Vec<u8> {
+    let (first, stamp) = raw.frame();
+    assert_eq!((first, stamp.len()), (0x80 | PING, 4));
+    stamp
 }
 
 #[test]
@@ -84,10 +94,47 @@ fn a_client_that_talks_is_not_pinged() {
 fn any_frame_is_a_sign_of_life() {
     let gateway = Gateway::start(BEATING);
     let mut raw = gateway.upgraded("/echo");
-    assert_eq!(raw.frame(), (0x80 | PING, Vec::new()));
+    is_pinged(&mut raw);
     raw.send(&frame(TEXT, b"the beginning of "));
-    assert_eq!(raw.frame(), (0x80 | PING, Vec::new()), "the next one, so the first was survived");
+    // The next one, so the first was survived.
+    is_pinged(&mut raw);
     raw.send(&frame(0x80, b"a story"));
     assert_eq!(raw.frame(), (0x80 | TEXT, b"the beginning of a story".to_vec()));
+    gateway.stop();
+}
+
+#[test]
+fn routes_have_heartbeats_idle_timeouts_and_ages_of_their_own() {
+    let route = |name: &str, keys: &str| {
+        format!("[[route]]\nname = '{name}'\npath = '/{name}'\ninbound = 'echo'\n{keys}\n")
+    };
+    let text = [
+        route("beating", "heartbeat = { interval = '200ms', pong_deadline = '300ms' }"),
+        route("idle", "idle_timeout = '500ms'\nauto_reply = { ping = 'pong' }"),
+        route("aged", "max_age = '300ms'\nmax_age_jitter = '100ms'"),
+        route("plain", ""),
+    ];
+    let gateway = Gateway::start(&text.concat());
+    let mut plain = gateway.upgraded("/plain");
+    let mut beating = gateway.upgraded("/beating");
+    is_pinged(&mut beating);
+    assert_eq!(beating.rest(), b"");
+    let mut aged = gateway.upgraded("/aged");
+    let (code, reason) = aged.goodbye();
+    assert!(code == 1001 && reason.starts_with("{\"reason\":\"max_age\",\"retry_ms\":"), "{code} {reason}");
+    let mut idle = gateway.upgraded("/idle");
+    let started = Instant::now();
+    // Its app asks whether we are there, which is no use of the connection.
+    while started.elapsed() < Duration::from_millis(250) {
+        idle.send(&frame(0x80 | TEXT, b"ping"));
+        assert_eq!(idle.frame(), (0x80 | TEXT, b"pong".to_vec()));
+        assert!(idle.is_quiet_for(Duration::from_millis(50)));
+    }
+    assert_eq!(idle.goodbye(), (1000, "{\"reason\":\"idle\"}".to_owned()));
+    plain.send(&frame(0x80 | TEXT, b"still here"));
+    assert_eq!(plain.frame(), (0x80 | TEXT, b"still here".to_vec()));
+    let metrics =
+        gateway.until("all ended", |m| m.ended("idle") + m.ended("max_age") + m.ended("pong_timeout") == 3.0);
+    assert!(metrics.value("gateway_auto_replies_total") >= 3.0);
     gateway.stop();
 }

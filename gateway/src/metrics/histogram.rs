@@ -21,7 +21,7 @@ struct Family {
     read: fn(&Stats) -> Vec<Reading>,
 }
 
-const FAMILIES: [Family; 4] = [
+const FAMILIES: [Family; 5] = [
     Family {
         name: "gateway_handshake_duration_seconds",
         help: "From accepting a connection to its 101, in steps of 0.1 s.",
@@ -37,6 +37,14 @@ const FAMILIES: [Family; 4] = [
         per_unit: 1_000_000.0,
         bounds: |stats| stats.turn_us.bounds(),
         read: |stats| readings(&stats.turn_us),
+    },
+    Family {
+        name: "gateway_ping_round_trip_seconds",
+        help: "From a heartbeat ping to its pong, as clients send it back; turns of the shard are in it.",
+        by_shard: false,
+        per_unit: 1_000_000.0,
+        bounds: |stats| stats.ping_us.bounds(),
+        read: |stats| readings(&stats.ping_us),
     },
     Family {
         name: "gateway_fanout_subscribers",

@@ -22,6 +22,10 @@ pub enum EndReason {
     SlowConsumer,
     /// It exceeded a limit whose action is to close, or its network was blocked (1008).
     Limited,
+    /// No message went either way for the route's idle timeout (1000).
+    Idle,
+    /// It was as old as its route allows (1001).
+    MaxAge,
     /// Closed through the API or by an app server.
     ApiClose,
     /// The node is going away (1001).
@@ -34,7 +38,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::ClientClose,
         Self::ClientGone,
         Self::Reset,
@@ -44,6 +48,8 @@ impl EndReason {
         Self::PongTimeout,
         Self::SlowConsumer,
         Self::Limited,
+        Self::Idle,
+        Self::MaxAge,
         Self::ApiClose,
         Self::GoingAway,
         Self::Shed,
@@ -63,6 +69,8 @@ impl EndReason {
             Self::PongTimeout => "pong_timeout",
             Self::SlowConsumer => "slow_consumer",
             Self::Limited => "limited",
+            Self::Idle => "idle",
+            Self::MaxAge => "max_age",
             Self::ApiClose => "api_close",
             Self::GoingAway => "going_away",
             Self::Shed => "shed",

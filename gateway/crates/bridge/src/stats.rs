@@ -98,6 +98,12 @@ pub const FANOUT_BOUNDS_TICKS: [u64; 8] = [0, 1, 2, 5, 10, 50, 100, 600];
 
 /// What told the peer of a connection from a trusted proxy; the label of the counter.
 pub const TOLD_BY: [&str; 3] = ["proxy_protocol", "header", "nobody"];
+/// Upper bounds of ping round trips, in microseconds.
+pub const PING_BOUNDS_US: [u64; 14] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    5_000_000,
+];
+
 /// Which budget ended a step of the turn early; the label of the counter.
 pub const BUDGETS: [&str; 5] = ["mail", "carried", "fanout", "timers", "accepts"];
 /// Why a connection is not read for a while, so that TCP carries the pressure back to its sender.
@@ -174,6 +180,10 @@ pub struct Stats {
     pub pings: Counter,
     /// Pongs received.
     pub pongs: Counter,
+    /// From a ping to its pong, in microseconds; a turn's length is in it at both ends.
+    pub ping_us: Histogram<{ PING_BOUNDS_US.len() }>,
+    /// Messages from clients that their route answers at once.
+    pub auto_replies: Counter,
     /// Publishes that waited because a mailbox had no room.
     pub publishes_delayed: Counter,
     /// Publishes that wait because a mailbox has no room.
@@ -242,11 +252,12 @@ impl Default for Stats {
                     fanout_subscribers: Histogram::new(&FANOUT_BOUNDS),
                     fanout_ticks: Histogram::new(&FANOUT_BOUNDS_TICKS),
                     turn_us: Histogram::new(&TURN_BOUNDS_US),
+                    ping_us: Histogram::new(&PING_BOUNDS_US),
                 }
             };
         }
         zero!(connections handshakes capacity accepted opened messages_in bytes_in messages_out bytes_out ignored
-              pings pongs publishes_delayed deliveries deliveries_queued deliveries_dropped fanout_pending
+              pings pongs auto_replies publishes_delayed deliveries deliveries_queued deliveries_dropped fanout_pending
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
               unplaced unplaced_bytes outbox_events
               last_turn_ms goodbyes cut rules listening;

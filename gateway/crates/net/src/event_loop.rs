@@ -94,6 +94,7 @@ pub fn run(
         }
         let started = clock.elapsed();
         let now = clock::tick(started);
+        shard.begin_pass(started.as_micros() as u32);
         shard.mail(now);
         for event in events.iter().filter(|event| event.token() != WAKER) {
             shard.ready(now, event.token().0 as u64, readiness(event));

@@ -127,7 +127,11 @@ impl<N: Net> Shard<N> {
         for (key, conn) in self.conns.iter() {
             let longest = match conn.phase {
                 Phase::Handshake => rules.handshake_ticks,
-                Phase::Open | Phase::PongWait => rules.ping_ticks.max(rules.pong_ticks),
+                Phase::Open | Phase::PongWait => {
+                    let life = self.life(key);
+                    let oldest = self.oldest(key, &life).saturating_sub(self.now);
+                    life.ping_ticks.max(life.pong_ticks).min(oldest)
+                }
                 Phase::Closing => rules.close_ticks,
                 Phase::Lingering => rules.linger_ticks,
                 Phase::Ended => {

@@ -172,8 +172,8 @@ impl<N: Net> Shard<N> {
         conn.flags.insert(Flags::OPENED);
         self.stats.handshake_ticks.record(u64::from(self.now.saturating_sub(conn.opened)));
         // A random first phase: otherwise a crowd that came at once is pinged at once for ever.
-        let ticks = self.random.u32(1..=self.rules.ping_ticks.max(1));
-        self.arm(key, ticks);
+        let ticks = self.random.u32(1..=self.life(key).ping_ticks.max(1));
+        self.arm_alive(key, ticks);
     }
 
     /// Called once per connection, when its handshake succeeded or failed.

@@ -80,7 +80,8 @@ impl<N: Net> Shard<N> {
             }
         };
         conn.last_received = self.now;
-        if conn.phase == Phase::PongWait {
+        let was_awaited = conn.phase == Phase::PongWait;
+        if was_awaited {
             // Noted here and not when the timer fires: after a stall of ours that is too late to know what came first.
             // The timer stays, and is a heartbeat from now on.
             conn.phase = Phase::Open;
@@ -96,6 +97,9 @@ impl<N: Net> Shard<N> {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.received(key, &mut scratch[..bytes]);
         self.scratch = scratch;
+        if was_awaited {
+            self.waits_for_messages_again(key);
+        }
         match self.conns.get(key) {
             Some(conn) if conn.socket.is_none() || !conn.pauses.is_empty() => Reading::Over,
             Some(_) if more => Reading::More,
@@ -156,7 +160,7 @@ impl<N: Net> Shard<N> {
         let (awaits_pong, is_unread) = (conn.phase == Phase::PongWait, conn.flags.contains(Flags::UNREAD));
         if awaits_pong {
             // It could not be heard meanwhile, or the ping itself has only left now.
-            self.arm(key, self.rules.pong_ticks);
+            self.arm_alive(key, self.life(key).pong_ticks);
         }
         if is_unread {
             self.carry(key);

@@ -1,7 +1,8 @@
 //! The policy of one shard: who may come, what happens to what they send, who hears what, and how everybody
 //! leaves. Generic over its network ([`Net`]), so that the same code runs over sockets and over a script.
 //!
-//! A [`Shard`] has three entry points, called by its event loop in this order once per pass:
+//! A [`Shard`] has three entry points, called by its event loop in this order once per pass, after it was told the time
+//! of the pass to the microsecond by [`Shard::begin_pass`]:
 //!
 //! 1. [`Shard::mail`] when its mailbox may hold commands,
 //! 2. [`Shard::ready`] for every connection the network has news of,

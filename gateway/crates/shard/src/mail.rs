@@ -132,7 +132,9 @@ impl<N: Net> Shard<N> {
     /// Counts messages to a connection.
     pub(crate) fn count_out(&mut self, key: Key, messages: u32, bytes: usize) {
         self.stats.messages_out.add(u64::from(messages));
+        let now = self.now;
         if let Some(tally) = self.conns.tally_mut(key) {
+            tally.last_message = now;
             tally.messages_out = tally.messages_out.wrapping_add(messages);
             tally.bytes_out += bytes as u64;
         }

@@ -24,10 +24,6 @@ pub const VARIABLES_MAX: usize = 8;
 pub struct Rules {
     /// In the order of the configuration; their place is their number.
     pub routes: Vec<Route>,
-    /// A connection that was quiet this long is pinged.
-    pub ping_ticks: u32,
-    /// A ping must be answered, by any bytes, within this.
-    pub pong_ticks: u32,
     /// The request head must be complete within this.
     pub handshake_ticks: u32,
     /// Our close frame must be answered within this.
@@ -65,6 +61,48 @@ pub struct Route {
     pub protocols: Vec<Box<str>>,
     /// Bounds of what it accepts.
     pub limits: Limits,
+    /// What silence, idleness and age lead to.
+    pub life: Life,
+    /// Messages that are answered at once. Few: each message is compared with all of them.
+    pub auto_replies: Vec<AutoReply>,
+}
+
+/// How long a connection may be silent, unused, and alive. In ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// A connection that was quiet this long is pinged.
+    pub ping_ticks: u32,
+    /// A ping must be answered, by any bytes, within this.
+    pub pong_ticks: u32,
+    /// Without a message either way for this long it is closed.
+    pub idle_ticks: Option<u32>,
+    /// At this age it is closed.
+    pub age_ticks: Option<u32>,
+    /// Up to so much is added to that, for each connection its own part.
+    pub jitter_ticks: u32,
+}
+
+impl Life {
+    /// For nobody, and for a route that is not there, which would be a mistake of ours: nobody lives for ever by it.
+    pub(crate) const SHORT: Self =
+        Self { ping_ticks: 10, pong_ticks: 10, idle_ticks: None, age_ticks: None, jitter_ticks: 0 };
+}
+
+/// A message and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoReply {
+    /// The whole payload, text or binary.
+    pub question: Box<[u8]>,
+    /// What is sent back, in the same form.
+    pub answer: Box<[u8]>,
+}
+
+impl Route {
+    /// The answer to this message, if it is one that is answered at once.
+    #[must_use]
+    pub fn auto_reply(&self, payload: &[u8]) -> Option<&[u8]> {
+        self.auto_replies.iter().find(|reply| *reply.question == *payload).map(|reply| &*reply.answer)
+    }
 }
 
 /// One segment of a path pattern.
@@ -238,11 +276,11 @@ mod tests {
             origins: Vec::new(),
             protocols: Vec::new(),
             limits: Limits { message_bytes: 1, frame_bytes: 1, fragments: 1 },
+            life: Life { ping_ticks: 1, pong_ticks: 1, idle_ticks: None, age_ticks: None, jitter_ticks: 0 },
+            auto_replies: Vec::new(),
         };
         Rules {
             routes: patterns.iter().map(route).collect(),
-            ping_ticks: 1,
-            pong_ticks: 1,
             handshake_ticks: 1,
             close_ticks: 1,
             linger_ticks: 1,

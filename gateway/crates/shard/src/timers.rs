@@ -4,12 +4,17 @@
 use bridge::EndReason;
 use store::{Key, Phase};
 use wire::error::Refusal;
+use wire::ws::close::code;
 use wire::ws::frame::{Opcode, push_frame};
 
+use crate::cold::Then;
 use crate::ingest::Reading;
 use crate::net::{Hangup, Net};
+use crate::rules::Life;
 use crate::turn::{Shard, budget};
 
+/// A client whose time was up may come back within this, each at its own moment.
+const RETRY_SPREAD_MS: u32 = 5_000;
 /// Timers per turn.
 const TIMERS_PER_TURN: usize = 512;
 
@@ -27,9 +32,10 @@ impl<N: Net> Shard<N> {
     }
 
     fn expired(&mut self, key: Key) {
-        let Some(conn) = self.conns.get(key) else { return };
-        match conn.phase {
+        let Some(phase) = self.conns.get(key).map(|conn| conn.phase) else { return };
+        match phase {
             Phase::Handshake => self.head_deadline(key),
+            Phase::Open | Phase::PongWait if self.outlived(key) => {}
             Phase::Open => self.heartbeat(key),
             Phase::PongWait => self.pong_deadline(key),
             // The answer never came, or the peer does not hang up. Frames that did not leave cannot any more.
@@ -43,17 +49,17 @@ impl<N: Net> Shard<N> {
         if self.is_stuck(key) {
             return;
         }
-        let Some(conn) = self.conns.get(key) else { return };
+        let life = self.life(key);
+        let Some(conn) = self.conns.get_mut(key) else { return };
         let quiet = self.now.saturating_sub(conn.last_received);
-        if quiet < self.rules.ping_ticks {
-            return self.arm(key, self.rules.ping_ticks - quiet);
+        if quiet < life.ping_ticks {
+            return self.arm_alive(key, life.ping_ticks - quiet);
         }
-        self.arm(key, self.rules.pong_ticks);
-        if let Some(conn) = self.conns.get_mut(key) {
-            conn.phase = Phase::PongWait;
-        }
+        conn.phase = Phase::PongWait;
+        self.arm_alive(key, life.pong_ticks);
         let mut ping = Vec::new();
-        push_frame(&mut ping, Opcode::Ping, &[]);
+        // The peer sends our clock back: a round trip costs no memory here.
+        push_frame(&mut ping, Opcode::Ping, &self.stamp().to_be_bytes());
         self.stats.pings.add(1);
         self.reply(key, &ping, &[]);
     }
@@ -75,8 +81,9 @@ impl<N: Net> Shard<N> {
             conn.phase = Phase::Open;
         }
         if conn.phase == Phase::Open {
-            let quiet = self.now.saturating_sub(conn.last_received).min(self.rules.ping_ticks - 1);
-            self.arm(key, self.rules.ping_ticks - quiet);
+            let quiet = self.now.saturating_sub(conn.last_received);
+            let ping_ticks = self.life(key).ping_ticks;
+            self.arm_alive(key, ping_ticks.saturating_sub(quiet));
         }
     }
 
@@ -94,12 +101,12 @@ impl<N: Net> Shard<N> {
     /// moves is alive, and a ping behind the backlog would prove nothing. Arms the timer in both cases. Before anybody
     /// is blamed the backlog is offered once more: after a stall of ours there may be room that we were not told of.
     fn is_stuck(&mut self, key: Key) -> bool {
-        let pong_ticks = self.rules.pong_ticks;
+        let pong_ticks = self.life(key).pong_ticks;
         let mut has_tried = false;
         while let Some(wrote) = self.waits_since(key) {
             let still = self.now.saturating_sub(wrote);
             if still < pong_ticks {
-                self.arm(key, pong_ticks - still);
+                self.arm_alive(key, pong_ticks - still);
                 return true;
             }
             if std::mem::replace(&mut has_tried, true) {
@@ -110,7 +117,7 @@ impl<N: Net> Shard<N> {
         }
         // What left just now may have been the ping: its answer takes a while.
         if has_tried && self.conns.get(key).is_some_and(|conn| conn.phase != Phase::Ended) {
-            self.arm(key, pong_ticks);
+            self.arm_alive(key, pong_ticks);
         }
         has_tried
     }
@@ -118,5 +125,103 @@ impl<N: Net> Shard<N> {
     /// The tick at which its backlog last got shorter, or began, if it has one.
     fn waits_since(&self, key: Key) -> Option<u32> {
         self.rare(key).filter(|rare| !rare.queue.is_empty()).map(|rare| rare.wrote)
+    }
+
+    /// What its route allows it.
+    pub(crate) fn life(&self, key: Key) -> Life {
+        // A stale key is nobody's, and what it would be allowed is not used.
+        let route = self.conns.get(key).and_then(|conn| self.rules.routes.get(usize::from(conn.route)));
+        route.map_or(Life::SHORT, |route| route.life)
+    }
+
+    /// Arms the one timer of a connection that is open: for this, or for the end of its time when that comes first.
+    pub(crate) fn arm_alive(&mut self, key: Key, ticks: u32) {
+        let life = self.life(key);
+        let left = [self.age_left(key, &life), self.idle_left(key, &life)];
+        let first = left.into_iter().flatten().fold(ticks, u32::min);
+        self.arm(key, first);
+    }
+
+    /// The peer has answered a ping: if its route has an idle timeout that may come before the next heartbeat.
+    pub(crate) fn waits_for_messages_again(&mut self, key: Key) {
+        let is_open = self.conns.get(key).is_some_and(|conn| conn.phase == Phase::Open);
+        let life = self.life(key);
+        if is_open && life.idle_ticks.is_some() {
+            self.arm_alive(key, life.ping_ticks);
+        }
+    }
+
+    /// Ends a connection that is as old as it may be, or that nobody uses. A message that lies in the socket after a
+    /// stall of ours is a use.
+    fn outlived(&mut self, key: Key) -> bool {
+        let life = self.life(key);
+        if self.age_left(key, &life) == Some(0) {
+            let retry_ms = self.random.u32(0..RETRY_SPREAD_MS);
+            let reason = format!(r#"{{"reason":"max_age","retry_ms":{retry_ms}}}"#);
+            self.goodbye(key, code::GOING_AWAY, &reason, EndReason::MaxAge, Then::Await);
+            return true;
+        }
+        if self.idle_left(key, &life) != Some(0) {
+            return false;
+        }
+        if self.read_once(key) == Reading::More {
+            self.carry(key);
+        }
+        let is_idle = self.idle_left(key, &life) == Some(0);
+        if is_idle {
+            self.goodbye(key, code::NORMAL, r#"{"reason":"idle"}"#, EndReason::Idle, Then::Await);
+        }
+        // Whoever ended while being read has no timer to be set either.
+        is_idle || !self.is_open(key)
+    }
+
+    fn is_open(&self, key: Key) -> bool {
+        self.conns.get(key).is_some_and(|conn| matches!(conn.phase, Phase::Open | Phase::PongWait))
+    }
+
+    /// Ticks until it is too old.
+    fn age_left(&self, key: Key, life: &Life) -> Option<u32> {
+        life.age_ticks?;
+        Some(self.oldest(key, life).saturating_sub(self.now))
+    }
+
+    /// The tick that it does not outlive.
+    pub(crate) fn oldest(&self, key: Key, life: &Life) -> u32 {
+        let opened = self.conns.get(key).map_or(self.now, |conn| conn.opened);
+        let age_ticks =
+            life.age_ticks.map_or(u32::MAX, |age| age.saturating_add(self.own_part(key, life.jitter_ticks)));
+        opened.saturating_add(age_ticks)
+    }
+
+    /// Ticks until nobody has used it for too long. Who is pinged is judged when it has answered, and who is not read
+    /// cannot be blamed.
+    fn idle_left(&self, key: Key, life: &Life) -> Option<u32> {
+        let idle_ticks = life.idle_ticks?;
+        let conn = self.conns.get(key).filter(|conn| conn.phase == Phase::Open && conn.pauses.is_empty())?;
+        let used = self.conns.tally(key).last_message.max(conn.opened);
+        Some(idle_ticks.saturating_sub(self.now.saturating_sub(used)))
+    }
+
+    /// A number up to `most` that is this connection's own and always the same, so that it needs no place in a record.
+    fn own_part(&self, key: Key, most: u32) -> u32 {
+        let bits = fastrand::Rng::with_seed(key.to_bits() ^ self.salt).u64(..);
+        (bits % (u64::from(most) + 1)) as u32
+    }
+
+    /// Our clock as pings carry it.
+    const fn stamp(&self) -> u32 {
+        self.micros.wrapping_add(self.salt as u32)
+    }
+
+    /// A pong. One that carries another stamp than a ping of late did tells nothing but life.
+    pub(crate) fn ponged(&self, key: Key, payload: &[u8]) {
+        self.stats.pongs.add(1);
+        let Ok(stamp) = <[u8; 4]>::try_from(payload) else { return };
+        let micros = self.stamp().wrapping_sub(u32::from_be_bytes(stamp));
+        // A turn of ours may come on top of what the peer had.
+        let longest = (u64::from(self.life(key).pong_ticks) + 10) * u64::from(crate::TICK_MS) * 1000;
+        if u64::from(micros) <= longest {
+            self.stats.ping_us.record(micros.into());
+        }
     }
 }

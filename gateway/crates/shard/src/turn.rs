@@ -111,6 +111,10 @@ pub struct Shard<N: Net> {
     /// `node-epoch-shard-`: what every id of this shard begins with.
     pub(crate) id_prefix: Box<str>,
     pub(crate) now: u32,
+    /// The same moment in microseconds, for round trips; wraps.
+    pub(crate) micros: u32,
+    /// Hides the clock in pings, and spreads ages.
+    pub(crate) salt: u64,
     pub(crate) rules: Arc<Rules>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) switchboard: Arc<Switchboard>,
@@ -175,6 +179,8 @@ impl<N: Net> Shard<N> {
             shard: *shard,
             id_prefix: format!("{node}-{epoch}-{shard:x}-").into(),
             now: parts.now,
+            micros: 0,
+            salt: parts.seed,
             // A copy of its own: the reference count of a shared one would be a cache line that all shards write.
             rules: Arc::new(parts.rules),
             gate: parts.gate,
@@ -212,6 +218,12 @@ impl<N: Net> Shard<N> {
             scratch: vec![0; SCRATCH_BYTES],
             out: Vec::with_capacity(SCRATCH_BYTES),
         }
+    }
+
+    /// A pass of the loop begins, so many microseconds after some moment; the number may wrap. Only the measuring of
+    /// round trips needs it. Call before [`Shard::mail`].
+    pub const fn begin_pass(&mut self, micros: u32) {
+        self.micros = micros;
     }
 
     /// News of one token. Call after [`Shard::mail`] and before [`Shard::turn`].

@@ -19,6 +19,8 @@ pub struct Tally {
     pub messages_in: u32,
     /// Messages sent.
     pub messages_out: u32,
+    /// Tick of the last message either way; 0 when there was none.
+    pub last_message: u32,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tally_is_24_bytes() {
-        assert_eq!(size_of::<Tally>(), 24);
+    fn a_tally_is_32_bytes() {
+        assert_eq!(size_of::<Tally>(), 32);
     }
 }

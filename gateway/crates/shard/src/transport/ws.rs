@@ -85,7 +85,7 @@ impl<N: Net> Shard<N> {
                     self.make_room(key, out, payload.len());
                     push_frame(out, Opcode::Pong, payload);
                 }
-                Item::Pong(_) => self.stats.pongs.add(1),
+                Item::Pong(payload) => self.ponged(key, payload),
             }
         }
         Ok(Flow::Go)
@@ -94,9 +94,17 @@ impl<N: Net> Shard<N> {
     fn message(&mut self, key: Key, route: &Route, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
         self.stats.messages_in.add(1);
         self.stats.bytes_in.add(payload.len() as u64);
+        let answer = route.auto_reply(payload);
+        let now = self.now;
         if let Some(tally) = self.conns.tally_mut(key) {
             tally.messages_in = tally.messages_in.wrapping_add(1);
             tally.bytes_in += payload.len() as u64;
+            if answer.is_none() {
+                tally.last_message = now;
+            }
+        }
+        if let Some(answer) = answer {
+            return self.auto_reply(key, kind, answer, out);
         }
         match &route.inbound {
             Inbound::Publish(_) => self.publish(key, route, kind, payload),
@@ -111,6 +119,18 @@ impl<N: Net> Shard<N> {
                 }
                 self.count_out(key, 1, payload.len());
             }
+        }
+    }
+
+    /// Answers a message that goes nowhere. It and its answer are a sign of life, and not of use.
+    fn auto_reply(&mut self, key: Key, kind: Kind, answer: &[u8], out: &mut Vec<u8>) {
+        self.stats.auto_replies.add(1);
+        self.make_room(key, out, answer.len());
+        push_frame(out, kind.opcode(), answer);
+        self.stats.messages_out.add(1);
+        if let Some(tally) = self.conns.tally_mut(key) {
+            tally.messages_out = tally.messages_out.wrapping_add(1);
+            tally.bytes_out += answer.len() as u64;
         }
     }
 

@@ -5,7 +5,7 @@ use shard::net::Hangup;
 
 use crate::client::{Stage, request};
 use crate::frames::{self, BINARY, CONTINUATION, TEXT};
-use crate::weather::{ROOM_MESSAGE_BYTES, Weather};
+use crate::weather::{LIFE, ROOM_MESSAGE_BYTES, Weather};
 use crate::world::World;
 
 fn world() -> World {
@@ -74,8 +74,7 @@ fn half_a_frame_then_silence_ends_at_the_pong_deadline_and_frees_what_it_held() 
     world.clients[number].go_mute();
     world.rest();
     assert!(world.nodes[0].stats.assembly_bytes.value() >= 90, "half a frame is held");
-    let rules = world.weather.rules.clone();
-    world.live(rules.ping_ticks + rules.ping_ticks + rules.pong_ticks + 3);
+    world.live(LIFE.ping_ticks + LIFE.ping_ticks + LIFE.pong_ticks + 3);
     assert_eq!(world.ending(number).unwrap().reason, EndReason::PongTimeout);
     check_rest(&world, 0);
 }

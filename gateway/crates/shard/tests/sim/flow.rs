@@ -4,7 +4,7 @@ use bridge::EndReason;
 
 use crate::client::{Stage, request};
 use crate::frames::{self, BINARY};
-use crate::weather::Weather;
+use crate::weather::{LIFE, Weather};
 use crate::world::World;
 
 fn world() -> World {
@@ -189,7 +189,7 @@ fn a_client_that_answers_no_ping_is_gone_at_the_deadline() {
     while world.clients[number].pings_heard == 0 {
         world.live(1);
     }
-    world.live(world.weather.rules.pong_ticks - 2);
+    world.live(LIFE.pong_ticks - 2);
     assert!(world.ending(number).is_none(), "it has its time");
     world.live(4);
     assert_eq!(world.ending(number).unwrap().reason, EndReason::PongTimeout);

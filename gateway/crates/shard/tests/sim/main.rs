@@ -12,6 +12,7 @@ mod drain;
 mod flow;
 mod frames;
 mod limits;
+mod lives;
 mod looks;
 mod model;
 mod pressure;

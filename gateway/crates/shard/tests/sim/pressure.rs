@@ -5,7 +5,7 @@ use store::QueueLimit;
 
 use crate::client::Stage;
 use crate::frames::{self, BINARY, PING};
-use crate::weather::Weather;
+use crate::weather::{LIFE, Weather};
 use crate::world::World;
 
 /// A backlog of so many frames and bytes for each connection.
@@ -48,7 +48,7 @@ fn a_backlog_that_does_not_move_is_closed_though_it_is_small() {
     world.clients[slow].tcp.resize(100);
     world.publish(0, 200);
     let rules = world.weather.rules.clone();
-    world.live(rules.ping_ticks + rules.pong_ticks + rules.close_ticks + 5);
+    world.live(LIFE.ping_ticks + LIFE.pong_ticks + rules.close_ticks + 5);
     assert_eq!(world.ending(slow).unwrap().reason, EndReason::SlowConsumer);
 }
 

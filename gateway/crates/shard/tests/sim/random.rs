@@ -312,9 +312,12 @@ impl Run {
         self.world.orders.check_complete();
         for client in &self.world.clients {
             let ended = client.id.is_some_and(|id| self.world.endings.contains_key(&id));
-            if client.stage == Stage::Open && !ended {
+            // Its time may have been up just now.
+            let life = self.world.weather.life(&client.path);
+            let leaves = client.close.is_some() && (life.idle_ticks.is_some() || life.age_ticks.is_some());
+            if client.stage == Stage::Open && !ended && !leaves {
                 self.check(client.number);
-            } else if !ended {
+            } else if !ended && !leaves {
                 // It went before it knew its id: what was taken of it nobody can say.
                 self.world.model.ended(self.world.voices[client.number], 0).unwrap();
             }

@@ -4,7 +4,7 @@ use fastrand::Rng;
 use shard::Rules;
 use shard::limit::rules::{Action, ConnectionLimit, LimitRules, PeerLimits, PeerRules, Refuse};
 use shard::limit::{Network, Networks, Rate};
-use shard::rules::{Inbound, Piece, Route, Segment, Template};
+use shard::rules::{Inbound, Life, Piece, Route, Segment, Template};
 use shard::trust::Trust;
 use store::QueueLimit;
 use wire::ws::Limits;
@@ -40,6 +40,10 @@ pub(crate) struct Weather {
     pub(crate) is_strict: bool,
 }
 
+/// How long connections live that may live for ever.
+pub(crate) const LIFE: Life =
+    Life { ping_ticks: 30, pong_ticks: 20, idle_ticks: None, age_ticks: None, jitter_ticks: 0 };
+
 fn room() -> Template {
     Template(vec![Piece::Literal("room.".into()), Piece::Variable(0)])
 }
@@ -58,6 +62,8 @@ fn route(path: &[&str], subscribes: bool, inbound: Inbound, limits: Limits) -> R
         origins: Vec::new(),
         protocols: Vec::new(),
         limits,
+        life: LIFE,
+        auto_replies: Vec::new(),
     }
 }
 
@@ -74,8 +80,6 @@ pub(crate) fn rules() -> Rules {
             route(&["hear", "*"], true, Inbound::Ignore, small),
             route(&["echo"], false, Inbound::Echo, large),
         ],
-        ping_ticks: 30,
-        pong_ticks: 20,
         handshake_ticks: 30,
         close_ticks: 20,
         linger_ticks: 10,
@@ -147,6 +151,11 @@ impl Weather {
         }
     }
 
+    /// How long a client on this path may live.
+    pub(crate) fn life(&self, path: &str) -> Life {
+        self.rules.route(path).map_or(LIFE, |(route, _)| self.rules.routes[usize::from(route)].life)
+    }
+
     /// Any.
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let mut weather = Self::fair();
@@ -155,6 +164,18 @@ impl Weather {
             weather.rules.backlog = QueueLimit { entries: rng.u32(2..40), bytes: rng.u32(1000..40_000) };
             weather.backlog_entries = rng.u32(4..200);
             weather.backlog_bytes = rng.u64(2000..100_000);
+        }
+        for route in &mut weather.rules.routes {
+            if rng.u8(..4) > 0 {
+                continue;
+            }
+            route.life = Life {
+                ping_ticks: rng.u32(5..40),
+                pong_ticks: rng.u32(10..30),
+                idle_ticks: rng.bool().then(|| rng.u32(10..100)),
+                age_ticks: rng.bool().then(|| rng.u32(20..300)),
+                jitter_ticks: rng.u32(..100),
+            };
         }
         if rng.bool() {
             weather.gate_connections = rng.u32(4..30);

@@ -289,6 +289,8 @@ impl World {
                 Some(1013) => facts.stopped_reading || weather.is_tight,
                 Some(1001) if self.draining || self.shedding => true,
                 Some(1008) => self.weather.is_strict,
+                Some(1000) if weather.life(&client.path).idle_ticks.is_some() => true,
+                Some(1001) if weather.life(&client.path).age_ticks.is_some() => true,
                 Some(code) => {
                     facts.api_codes.contains(&code)
                         || facts.violated == Some(code)
@@ -319,6 +321,7 @@ impl World {
         let node = &mut self.nodes[number];
         node.bell.0.store(false, Ordering::Relaxed);
         let events = node.host.borrow_mut().poll(self.weather.events_per_poll);
+        node.shard.begin_pass(now.wrapping_mul(100_000));
         node.shard.mail(now);
         self.orders.hear_replies(&mut self.model);
         for (token, readiness) in events {
@@ -368,6 +371,12 @@ impl World {
                 EndReason::PongTimeout => facts.mute || facts.stopped_reading,
                 EndReason::SlowConsumer => facts.stopped_reading || self.weather.is_tight,
                 EndReason::Limited => self.weather.is_strict,
+                EndReason::Idle => {
+                    self.weather.life(&client.path).idle_ticks.is_some_and(|idle| ending.age_ticks >= idle)
+                }
+                EndReason::MaxAge => {
+                    self.weather.life(&client.path).age_ticks.is_some_and(|age| ending.age_ticks >= age)
+                }
                 EndReason::ApiClose => !facts.api_codes.is_empty(),
                 EndReason::GoingAway => self.draining,
                 EndReason::Shed => self.shedding,
