@@ -77,6 +77,8 @@ section! {
     address: SocketAddr = loopback(8080), Address;
     /// Connections the kernel holds for each shard until it accepts them. The kernel cuts it to `somaxconn`.
     backlog: NonZeroU32 = count(4096), Count { min: 1, max: 1_000_000 };
+    /// What the kernel takes of a connection's bytes before it has sent them; the rest waits in the backlog.
+    notsent_lowat: Bytes = Bytes::kib(16), Size { min: Bytes::kib(1), max: Bytes::gib(1) };
     /// Whether connections from [`Trust::networks`] begin with a PROXY header (version 1 or 2), and no others.
     proxy_protocol: bool = false, SWITCH;
 }

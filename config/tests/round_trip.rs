@@ -13,6 +13,7 @@ name = "node-7"
 [listen]
 address = "[::]:80"
 backlog = 128
+notsent_lowat = "64KiB"
 proxy_protocol = "on"
 [trust]
 networks = ["10.0.0.0/8", "2001:db8::1"]

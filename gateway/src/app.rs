@@ -18,7 +18,7 @@ use bridge::{Epoch, NodeName, Switchboard};
 use config::Settings;
 use net::{Clock, descriptors};
 use shard::Identity;
-use shard::limit::Gate;
+use shard::limit::{Gate, NodeBytes};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -93,6 +93,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         sizes: node::sizes(settings, plan),
         rules,
         gate: Arc::clone(&gate),
+        node_bytes: Arc::new(NodeBytes::new(settings.backlog.node_bytes.as_u64())),
         switchboard: Arc::clone(&switchboard),
         batches: batch_sender,
     });

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use backend::{BusState, Publisher};
 use bridge::ending::Turned;
 use bridge::limited::Kind;
-use bridge::stats::{BUDGETS, TOLD_BY};
+use bridge::stats::{BUDGETS, DROPPED_BY, TOLD_BY};
 use bridge::{EndReason, Pause, Stats, Switchboard};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -75,7 +75,6 @@ const COUNTERS: &[Sum] = &[
     ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited for a socket that took no more."),
     ("gateway_goodbyes_total", |s| s.goodbyes.value(), "Connections told to go by a drain or a shed."),
     ("gateway_connections_cut_total", |s| s.cut.value(), "Connections cut because they were still there at a drain's deadline."),
-    ("gateway_deliveries_dropped_total", |s| s.deliveries_dropped.value(), "Deliveries not made because the connection was closed for its backlog."),
 ];
 
 #[rustfmt::skip]
@@ -116,6 +115,7 @@ const HTTP_CONNECTIONS: &str = "gateway_http_connections";
 const HTTP_REQUESTS: &str = "gateway_http_requests_total";
 const LEFT_OUT: &str = "gateway_log_endings_left_out_total";
 const PEERS: &str = "gateway_peers";
+const DELIVERIES_DROPPED: &str = "gateway_deliveries_dropped_total";
 const PEERS_TOLD: &str = "gateway_peers_told_total";
 const LIMITED: &str = "gateway_limited_total";
 const FORGOTTEN: &str = "gateway_peers_forgotten_total";
@@ -201,6 +201,14 @@ impl Register<'_> {
             self.gauge(PAUSED_BY_REASON, labels, Box::new(read));
         }
         self.describe_counter(PEERS_TOLD, "What told the peer of connections from trusted proxies.");
+        self.describe_counter(
+            DELIVERIES_DROPPED,
+            "Deliveries not made to slow clients, or queued and then dropped, by what gave way.",
+        );
+        for (place, by) in DROPPED_BY.into_iter().enumerate() {
+            let read = move |from: &Sources| sum(from, |stats| stats.deliveries_dropped[place].value());
+            self.counter(DELIVERIES_DROPPED, vec![Label::from_static_parts("policy", by)], Box::new(read));
+        }
         for (place, by) in TOLD_BY.into_iter().enumerate() {
             let labels = vec![Label::from_static_parts("by", by)];
             let read = move |from: &Sources| sum(from, |stats| stats.peers_told[place].value());

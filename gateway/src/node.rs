@@ -17,7 +17,6 @@ const UNEVEN_PERCENT: u64 = 125;
 const TURNING: u64 = 256;
 /// Most entries in one shard's backlog tables: address space.
 const BACKLOG_ENTRIES_MAX: u64 = 1 << 22;
-const NODE_BYTES_MIN_PER_SHARD: u64 = 1 << 20;
 
 /// What the node's size follows from, and what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +98,6 @@ fn too_many(connections: u64, fits: u64, descriptors: u64, own: bool) -> String 
 /// Capacities of one shard's tables.
 pub(crate) fn sizes(settings: &Settings, plan: Plan) -> Sizes {
     let per_shard = u64::from(plan.per_shard);
-    let backlog_bytes = (settings.backlog.node_bytes.as_u64() / u64::from(plan.shards))
-        .max(settings.backlog.bytes.as_u64() + NODE_BYTES_MIN_PER_SHARD);
     let entries = per_shard * u64::from(settings.backlog.frames.get());
     let subscriptions = per_shard * u64::from(settings.limits.subscriptions_per_connection.get());
     Sizes {
@@ -108,7 +105,6 @@ pub(crate) fn sizes(settings: &Settings, plan: Plan) -> Sizes {
         channels: settings.limits.channels.get(),
         subscriptions: subscriptions.min(u64::from(u32::MAX - 1)) as u32,
         backlog_entries: entries.min(BACKLOG_ENTRIES_MAX) as u32,
-        backlog_bytes,
     }
 }
 

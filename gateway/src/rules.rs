@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use config::{Part, Settings};
-use shard::rules::{AutoReply, Inbound, Life, Piece, Route, Rules, Segment, Template};
+use shard::rules::{AutoReply, Inbound, Life, Piece, Route, Rules, Segment, SlowConsumer, Template};
 use shard::trust::Trust;
 use store::QueueLimit;
 use wire::http::ForwardedBy;
@@ -77,6 +77,12 @@ fn route(route: &config::Route) -> Result<Route, String> {
             idle_ticks: route.idle_timeout.map(ticks),
             age_ticks: route.max_age.map(ticks),
             jitter_ticks: ticks(route.max_age_jitter),
+        },
+        slow_consumer: match route.slow_consumer {
+            config::SlowConsumer::Close => SlowConsumer::Close,
+            config::SlowConsumer::DropNewest => SlowConsumer::DropNewest,
+            config::SlowConsumer::DropOldest => SlowConsumer::DropOldest,
+            config::SlowConsumer::KeepLatest => SlowConsumer::KeepLatest,
         },
         auto_replies: route.auto_reply.iter().map(auto_reply).collect(),
     })

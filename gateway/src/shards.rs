@@ -13,7 +13,7 @@ use bridge::event::Batch;
 use bridge::{Inbox, Mailbox, Outbox, Stats, Switchboard, Wake};
 use config::Settings;
 use net::{Clock, Listener, Prepared, SocketNet, clock, descriptors, event_loop, listener};
-use shard::limit::Gate;
+use shard::limit::{Gate, NodeBytes};
 use shard::{Identity, Parts, Rules, Shard, Sizes};
 use tokio::sync::mpsc;
 
@@ -32,6 +32,7 @@ pub(crate) struct Blueprint {
     pub(crate) sizes: Sizes,
     pub(crate) rules: Rules,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) node_bytes: Arc<NodeBytes>,
     pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) batches: mpsc::Sender<Batch>,
 }
@@ -108,6 +109,7 @@ impl Bench {
                 // The first one finds the port when the kernel chooses it.
                 address: waiting.address,
                 backlog: settings.listen.backlog.get().min(i32::MAX as u32) as i32,
+                notsent_lowat: settings.listen.notsent_lowat.as_usize().try_into().unwrap_or(u32::MAX),
             };
             let (report, end) = (report.clone(), end.clone());
             let handle = std::thread::Builder::new()
@@ -181,6 +183,7 @@ struct Thread {
     keep: Option<Vec<RawFd>>,
     address: SocketAddr,
     backlog: i32,
+    notsent_lowat: u32,
 }
 
 impl Thread {
@@ -221,7 +224,7 @@ impl Thread {
                 )
             })?;
         }
-        let listener = Listener::bind(self.address, self.backlog);
+        let listener = Listener::bind(self.address, self.backlog, self.notsent_lowat);
         listener
             .and_then(|listener| listener.address().map(|address| (listener, address)))
             .map_err(|error| cannot_listen(self.address, &error))
@@ -236,6 +239,7 @@ impl Thread {
             sizes: blueprint.sizes,
             rules: blueprint.rules,
             gate: blueprint.gate,
+            node_bytes: blueprint.node_bytes,
             switchboard: blueprint.switchboard,
             inbox: self.inbox,
             outbox: Outbox::new(self.number, OUTBOX_EVENTS_MAX, blueprint.batches),

@@ -60,7 +60,10 @@ fn a_backlog_at_its_bound_closes_1013_behind_whole_messages_in_order() {
     let metrics = gateway.until_only(1);
     assert_eq!(metrics.ended("slow_consumer"), 1.0);
     assert_eq!(metrics.value("gateway_deliveries_total"), f64::from(published));
-    assert_eq!(metrics.value("gateway_deliveries_dropped_total"), f64::from(published - next));
+    assert_eq!(
+        metrics.value("gateway_deliveries_dropped_total{policy=\"close\"}"),
+        f64::from(published - next)
+    );
     bystander.was_not_disturbed();
     gateway.until_only(0);
     gateway.stop();
@@ -107,4 +110,74 @@ fn one_deaf_member_holds_up_no_other() {
     http.post("/v1/channels/room.lobby/messages", "text/plain", b"that was all").good(202);
     assert_eq!(listening.join().unwrap(), published, "the other member missed messages");
     gateway.stop();
+}
+
+/// Messages to a deaf member of a room on a route with this policy, and then what it hears when it listens again.
+fn heard_under(policy: &str) -> (u32, Vec<u32>) {
+    let route = format!(
+        "[[route]]\nname = 'rooms'\npath = '/rooms/{{room}}'\nsubscribe = ['room.{{room}}']\ninbound = 'ignore'\n\
+         slow_consumer = '{policy}'\n[[route]]\nname = 'echo'\npath = '/echo'\ninbound = 'echo'\n"
+    );
+    let gateway = Gateway::start(&format!("{BOUNDED}\n{route}"));
+    let bystander = Bystander::beside(&gateway);
+    let mut raw = gateway.upgraded("/rooms/lobby");
+    raw.take_little();
+    let mut http = gateway.http();
+    let series = format!("gateway_deliveries_dropped_total{{policy=\"{policy}\"}}");
+    let mut published: u32 = 0;
+    loop {
+        let mut payload = vec![0; MESSAGE_BYTES];
+        payload[..4].copy_from_slice(&published.to_be_bytes());
+        http.post("/v1/channels/room.lobby/messages", "application/octet-stream", &payload).good(202);
+        published += 1;
+        if gateway.metrics().value(&series) >= 5.0 {
+            break;
+        }
+        assert!(published < MESSAGES_MAX, "nothing is ever dropped");
+    }
+    // Said to it alone, so it gives way to nothing, and stands behind all that waits.
+    let id = http.call("GET", "/v1/connections").json()["connections"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["route"] == "rooms")
+        .map(|one| one["id"].as_str().unwrap().to_owned())
+        .unwrap();
+    http.post(&format!("/v1/connections/{id}/messages"), "text/plain", b"that was all").good(202);
+    let mut heard = Vec::new();
+    loop {
+        let (first, payload) = raw.frame();
+        if first == 0x80 | harness::TEXT {
+            break;
+        }
+        assert_eq!((first, payload.len()), (0x80 | BINARY, MESSAGE_BYTES));
+        heard.push(u32::from_be_bytes(payload[..4].try_into().unwrap()));
+    }
+    assert!(heard.is_sorted_by(|one, next| one < next), "{heard:?}");
+    let dropped = gateway.metrics().value(&series);
+    assert_eq!(heard.len() as f64 + dropped, f64::from(published), "{heard:?}");
+    bystander.was_not_disturbed();
+    gateway.stop();
+    (published, heard)
+}
+
+#[test]
+fn the_newest_give_way_where_the_route_says_so() {
+    let (published, heard) = heard_under("drop_newest");
+    let kept = heard.len() as u32;
+    assert!(kept < published && heard == (0..kept).collect::<Vec<_>>(), "{heard:?} of {published}");
+}
+
+#[test]
+fn the_oldest_give_way_where_the_route_says_so() {
+    let (published, heard) = heard_under("drop_oldest");
+    assert_eq!(heard.last(), Some(&(published - 1)), "{heard:?} of {published}");
+    assert_eq!(heard[heard.len() - 3..], ((published - 3)..published).collect::<Vec<_>>()[..]);
+}
+
+#[test]
+fn only_the_latest_waits_where_the_route_says_so() {
+    let (published, heard) = heard_under("keep_latest");
+    assert_eq!(heard.last(), Some(&(published - 1)), "{heard:?} of {published}");
+    assert!(heard[heard.len() - 2] < published - 2, "{heard:?} of {published}");
 }

@@ -104,6 +104,9 @@ pub const PING_BOUNDS_US: [u64; 14] = [
     5_000_000,
 ];
 
+/// What a delivery to a slow consumer gave way to; the label of the counter. The order is that of the shard's policies.
+pub const DROPPED_BY: [&str; 4] = ["close", "drop_newest", "drop_oldest", "keep_latest"];
+
 /// Which budget ended a step of the turn early; the label of the counter.
 pub const BUDGETS: [&str; 5] = ["mail", "carried", "fanout", "timers", "accepts"];
 /// Why a connection is not read for a while, so that TCP carries the pressure back to its sender.
@@ -196,8 +199,8 @@ pub struct Stats {
     pub deliveries: Counter,
     /// Of these, those that waited for a socket that took no more.
     pub deliveries_queued: Counter,
-    /// Of these, those that were not delivered because the connection was closed for its backlog.
-    pub deliveries_dropped: Counter,
+    /// Of these, those that were not made, or were queued and then gave way, by [`DROPPED_BY`].
+    pub deliveries_dropped: [Counter; DROPPED_BY.len()],
     /// Subscribers per message on this shard.
     pub fanout_subscribers: Histogram<{ FANOUT_BOUNDS.len() }>,
     /// Ticks from taking a message out of the mailbox to its last subscriber.
@@ -257,11 +260,11 @@ impl Default for Stats {
             };
         }
         zero!(connections handshakes capacity accepted opened messages_in bytes_in messages_out bytes_out ignored
-              pings pongs auto_replies publishes_delayed deliveries deliveries_queued deliveries_dropped fanout_pending
+              pings pongs auto_replies publishes_delayed deliveries deliveries_queued fanout_pending
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
               unplaced unplaced_bytes outbox_events
               last_turn_ms goodbyes cut rules listening;
-              refused turned ended peers_told limited budget_hits)
+              refused turned ended peers_told limited deliveries_dropped budget_hits)
     }
 }
 

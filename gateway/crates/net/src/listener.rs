@@ -26,16 +26,19 @@ static NO_NEW: [SockFilter; 5] = [
 pub struct Listener(pub(crate) mio::net::TcpListener);
 
 impl Listener {
-    /// Binds and listens. Port 0 lets the kernel choose one; ask [`Listener::address`] for it.
+    /// Binds and listens. Port 0 lets the kernel choose one; ask [`Listener::address`] for it. Of what was written to a
+    /// connection and not yet sent, the kernel takes `notsent_lowat` bytes and hardly more.
     ///
     /// # Errors
     /// The address is in use, not ours, or not permitted.
-    pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, backlog: i32, notsent_lowat: u32) -> io::Result<Self> {
         let socket = open(address)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
         // A frame leaves when it is written: whatever belongs together is written together.
         socket.set_tcp_nodelay(true)?;
+        // The rest waits with us, where a frame is kept once for all who wait for it, and is counted.
+        socket.set_tcp_notsent_lowat(notsent_lowat)?;
         socket.bind(&address.into())?;
         socket.listen(backlog)?;
         Ok(Self(mio::net::TcpListener::from_std(socket.into())))
@@ -85,16 +88,16 @@ mod tests {
 
     #[test]
     fn shards_share_a_port_and_a_stranger_is_noticed() {
-        let first = Listener::bind("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        let first = Listener::bind("127.0.0.1:0".parse().unwrap(), 16, 16_384).unwrap();
         let address = first.address().unwrap();
-        let _second = Listener::bind(address, 16).unwrap();
+        let _second = Listener::bind(address, 16, 16_384).unwrap();
         assert_eq!(probe(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
     fn a_barred_listener_gives_up_its_queue_and_takes_nobody_new() {
         const QUEUED: usize = 20;
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 64).unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 64, 16_384).unwrap();
         let address = listener.address().unwrap();
         let mut queued: Vec<TcpStream> = (0..QUEUED).map(|_| TcpStream::connect(address).unwrap()).collect();
         listener.bar().unwrap();

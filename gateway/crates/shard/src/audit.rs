@@ -24,6 +24,8 @@ pub struct Census {
     pub turning: u32,
     /// Records by the address of their peer.
     pub peers: BTreeMap<IpAddr, u32>,
+    /// Bytes of the node that it has claimed for backlogs.
+    pub backlog_claimed: u64,
     /// Names of the channels that have a subscriber here.
     pub channels: Vec<String>,
 }
@@ -68,6 +70,7 @@ impl<N: Net> Shard<N> {
             census.handshakes += u32::from(!turning && conn.phase == Phase::Handshake);
             *census.peers.entry(self.gate.peers().address(conn.admission.peer())).or_default() += 1;
         }
+        census.backlog_claimed = self.backlog.bytes_capacity();
         census.channels = self.channels.names().map(|name| name.to_string()).collect();
         census
     }
@@ -207,6 +210,9 @@ impl<N: Net> Shard<N> {
         ensure(self.dirty.is_empty(), || "somebody is still to be flushed".into())?;
         let bytes: usize = frames.iter().map(|frame| self.backlog.bytes(*frame).len()).sum();
         same("backlog entries", self.backlog.entries(), entries)?;
+        ensure(self.backlog.bytes_held() <= self.backlog.bytes_capacity(), || {
+            "more bytes than claimed".into()
+        })?;
         same("backlog bytes", self.backlog.bytes_held(), bytes as u64 + 8 * u64::from(entries))?;
         for frame in self.fanout.held() {
             if !frames.contains(&frame) {

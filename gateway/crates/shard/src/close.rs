@@ -14,6 +14,7 @@ use wire::ws::frame::push_close;
 use crate::cold::{Goodbye, Then};
 use crate::egress;
 use crate::net::{Hangup, Net};
+use crate::rules::SlowConsumer;
 use crate::turn::Shard;
 
 /// A close frame is queued whatever else waits: there is one per connection.
@@ -45,7 +46,7 @@ impl<N: Net> Shard<N> {
     pub(crate) fn slow_consumer(&mut self, key: Key) {
         if let Some(rare) = self.conns.get(key).and_then(|conn| self.cold.get_mut(conn.cold)) {
             let dropped = self.backlog.keep_started(&mut rare.queue);
-            self.stats.deliveries_dropped.add(u64::from(dropped));
+            self.count_dropped(SlowConsumer::Close, dropped);
         }
         self.goodbye(
             key,
@@ -115,16 +116,18 @@ impl<N: Net> Shard<N> {
             egress::Left::Behind(written) => written,
         };
         let frame = self.backlog.hold(Bytes::copy_from_slice(frame), NONE);
-        let queued = match self.conns.get(key).and_then(|conn| self.cold.get_mut(conn.cold)) {
-            Some(rare) => {
-                let pushed = self.backlog.push(&mut rare.queue, frame, &LAST_WORDS);
-                if pushed.is_ok() && written > 0 {
-                    self.backlog.consume(&mut rare.queue, written);
-                }
-                pushed
+        let mut queued = Ok(());
+        if let Some(rare) = self.conns.get(key).and_then(|conn| self.cold.get_mut(conn.cold)) {
+            // Borrowed apart, as in `queue`.
+            let mut queue = std::mem::take(&mut rare.queue);
+            queued = self.push_within_budget(&mut queue, frame, &LAST_WORDS);
+            if queued.is_ok() && written > 0 {
+                self.backlog.consume(&mut queue, written);
             }
-            None => Ok(()),
-        };
+            if let Some(rare) = self.conns.get(key).and_then(|conn| self.cold.get_mut(conn.cold)) {
+                rare.queue = queue;
+            }
+        }
         self.backlog.release(frame);
         if queued.is_err() {
             // Not even this fits into the node's backlog: the connection ends without a word.

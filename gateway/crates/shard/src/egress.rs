@@ -96,22 +96,28 @@ impl<N: Net> Shard<N> {
 
     /// Queues a frame of which `written` bytes have left already.
     pub(crate) fn queue(&mut self, key: Key, frame: FrameIndex, written: usize) -> Result<(), Full> {
-        let limit = self.rules.backlog;
         let now = self.now;
+        let is_full = self.conns.get(key).is_some_and(|conn| conn.flags.contains(Flags::UNWRITABLE));
         let Some(rare) = self.rare_mut(key) else { return Ok(()) };
         // Borrowed apart: the queue lives in the cold entry, its frames in the backlog.
         let mut queue = std::mem::take(&mut rare.queue);
         if queue.is_empty() {
             rare.wrote = now;
         }
-        let pushed = self.backlog.push(&mut queue, frame, &limit);
+        let (before, waited) = (queue.written(), !queue.is_empty());
+        let pushed = self.push_by_policy(key, &mut queue, frame, is_full);
+        debug_assert_eq!(before, queue.written(), "what has begun to leave stays");
         if pushed.is_ok() && written > 0 {
             self.backlog.consume(&mut queue, written);
         }
+        let is_empty = queue.is_empty();
         if let Some(rare) = self.rare_mut(key) {
             rare.queue = queue;
         }
-        if pushed.is_err() {
+        if pushed.is_err() && waited && is_empty {
+            // All that waited has given way, in vain: nothing will be written whose end would tell.
+            self.drained(key);
+        } else if pushed.is_err() {
             self.settle(key);
         }
         pushed

@@ -13,6 +13,7 @@ use store::{ChannelIndex, Flags, FrameIndex, Key};
 
 use crate::egress::{Left, SLICES_MAX};
 use crate::net::Net;
+use crate::rules::SlowConsumer;
 use crate::turn::{Shard, budget};
 
 /// Subscribers visited per turn, over all jobs.
@@ -232,7 +233,12 @@ impl<N: Net> Shard<N> {
                 }
                 Err(_) => {
                     due.delivered.dropped += 1;
-                    self.stats.deliveries_dropped.add(1);
+                    let policy = self.policy(key);
+                    if policy != SlowConsumer::Close && written == 0 {
+                        self.count_dropped(policy, 1);
+                        continue;
+                    }
+                    self.count_dropped(SlowConsumer::Close, 1);
                     self.overflowed(key, written);
                     return;
                 }

@@ -28,6 +28,7 @@ pub mod net;
 mod publish;
 mod round;
 pub mod rules;
+mod slow;
 mod timers;
 mod transport;
 pub mod trust;

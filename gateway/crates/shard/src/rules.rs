@@ -65,6 +65,22 @@ pub struct Route {
     pub life: Life,
     /// Messages that are answered at once. Few: each message is compared with all of them.
     pub auto_replies: Vec<AutoReply>,
+    /// What gives way when one of its connections is slow.
+    pub slow_consumer: SlowConsumer,
+}
+
+/// What gives way when the backlog of a connection is at its bound. Only frames of channels do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SlowConsumer {
+    /// The connection, closed 1013.
+    Close,
+    /// The frame that comes.
+    DropNewest,
+    /// The frames that have waited longest.
+    DropOldest,
+    /// What waits of a channel, as soon as there is something newer of it; at the bound also what waits longest.
+    KeepLatest,
 }
 
 /// How long a connection may be silent, unused, and alive. In ticks.
@@ -278,6 +294,7 @@ mod tests {
             limits: Limits { message_bytes: 1, frame_bytes: 1, fragments: 1 },
             life: Life { ping_ticks: 1, pong_ticks: 1, idle_ticks: None, age_ticks: None, jitter_ticks: 0 },
             auto_replies: Vec::new(),
+            slow_consumer: SlowConsumer::Close,
         };
         Rules {
             routes: patterns.iter().map(route).collect(),

@@ -70,6 +70,13 @@ impl<N: Net> Shard<N> {
         if self.is_stuck(key) {
             return;
         }
+        // The timer may have been armed for an age that is another one since a reload.
+        let life = self.life(key);
+        let silent = self.conns.get(key).map_or(0, |conn| self.now.saturating_sub(conn.last_received));
+        let due = life.ping_ticks.saturating_add(life.pong_ticks);
+        if silent < due {
+            return self.arm_alive(key, due - silent);
+        }
         match self.read_once(key) {
             Reading::Nothing => return self.end(key, EndReason::PongTimeout, Hangup::Reset),
             Reading::More => self.carry(key),

@@ -16,7 +16,7 @@ use crate::close::Unreported;
 use crate::cold::Rare;
 use crate::drain::Drain;
 use crate::fanout::Fanout;
-use crate::limit::{Admitted, Eviction, Gate, Notices, Paced};
+use crate::limit::{Admitted, Eviction, Gate, NodeBytes, Notices, Paced};
 use crate::net::{Net, Readiness};
 use crate::publish::{Publisher, Unplaced};
 use crate::round::Round;
@@ -74,8 +74,6 @@ pub struct Sizes {
     pub subscriptions: u32,
     /// Backlog entries.
     pub backlog_entries: u32,
-    /// Backlog bytes.
-    pub backlog_bytes: u64,
 }
 
 /// What a shard is built from.
@@ -90,6 +88,8 @@ pub struct Parts<N> {
     pub rules: Rules,
     /// The node's gate.
     pub gate: Arc<Gate>,
+    /// The bytes that backlogs of the node may hold.
+    pub node_bytes: Arc<NodeBytes>,
     /// The way to channels.
     pub switchboard: Arc<Switchboard>,
     /// Its mailbox.
@@ -117,6 +117,7 @@ pub struct Shard<N: Net> {
     pub(crate) salt: u64,
     pub(crate) rules: Arc<Rules>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) node_bytes: Arc<NodeBytes>,
     pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) inbox: Inbox,
     pub(crate) outbox: Outbox,
@@ -184,6 +185,7 @@ impl<N: Net> Shard<N> {
             // A copy of its own: the reference count of a shared one would be a cache line that all shards write.
             rules: Arc::new(parts.rules),
             gate: parts.gate,
+            node_bytes: parts.node_bytes,
             switchboard: parts.switchboard,
             inbox: parts.inbox,
             outbox: parts.outbox,
@@ -193,7 +195,7 @@ impl<N: Net> Shard<N> {
             cold: Cold::new(sizes.connections),
             publishers: Cold::new(sizes.connections),
             wheel: Wheel::new(parts.now),
-            backlog: Backlog::new(sizes.backlog_entries, sizes.backlog_bytes),
+            backlog: Backlog::new(sizes.backlog_entries, 0),
             channels: Channels::new(sizes.channels, sizes.subscriptions),
             fanout: Fanout::default(),
             unplaced: Unplaced::default(),
@@ -254,6 +256,7 @@ impl<N: Net> Shard<N> {
         self.evict_slice();
         self.flush_dirty();
         self.report();
+        self.return_bytes();
         self.gauge();
         self.next()
     }

@@ -125,6 +125,22 @@ impl<B: AsRef<[u8]>> Backlog<B> {
         self.frames.release(frame);
     }
 
+    /// Lets all queues together hold so many bytes.
+    pub fn set_bytes_capacity(&mut self, bytes: u64) {
+        self.bytes_capacity = bytes;
+    }
+
+    /// How many bytes all queues together may hold.
+    pub fn bytes_capacity(&self) -> u64 {
+        self.bytes_capacity
+    }
+
+    /// Bytes that the capacity would have to grow by for one more entry of this frame.
+    pub fn bytes_missing(&self, frame: FrameIndex) -> u64 {
+        let needed = self.bytes_held() + self.frames.added_bytes(frame) + ENTRY_BYTES;
+        needed.saturating_sub(self.bytes_capacity)
+    }
+
     /// The bytes of a frame.
     pub fn bytes(&self, frame: FrameIndex) -> &[u8] {
         self.frames.bytes(frame)
@@ -154,7 +170,7 @@ impl<B: AsRef<[u8]>> Backlog<B> {
         if !queue.is_empty() && u64::from(queue.bytes) + length > u64::from(limit.bytes) {
             return Err(Full::QueueBytes);
         }
-        if self.bytes_held() + self.frames.added_bytes(frame) + ENTRY_BYTES > self.bytes_capacity {
+        if self.bytes_missing(frame) > 0 {
             return Err(Full::TableBytes);
         }
         let index = self.entries.insert(Entry { frame, next: NONE }).ok_or(Full::TableEntries)?;

@@ -1,7 +1,8 @@
 //! Who may come in and how fast they may go on: the gate of the whole node, shared by all shards, and what each shard
-//! does about those who exceed a limit.
+//! does about those who exceed a limit; and the bytes of all backlogs, which shards share as they share the gate.
 
 mod blocks;
+mod bytes;
 mod gate;
 pub mod gcra;
 mod networks;
@@ -11,6 +12,7 @@ pub mod rules;
 mod traffic;
 
 pub use blocks::{BLOCKS_MAX, Block, Blocks, BlocksFull};
+pub use bytes::NodeBytes;
 pub use gate::{Admitted, Entrance, Gate, GateSizes};
 pub use gcra::Rate;
 pub use networks::{IPV6_PREFIX_MAX, Network, Networks, PeerKey};

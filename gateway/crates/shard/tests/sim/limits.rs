@@ -6,7 +6,7 @@ use bridge::{Command, EndReason};
 use shard::limit::rules::{ConnectionLimit, LimitRules, PeerLimits, PeerRules};
 use shard::limit::{Network, Rate};
 
-use crate::weather::Weather;
+use crate::weather::{LIFE, Weather};
 use crate::world::World;
 
 fn world(connection: Option<ConnectionLimit>, peers: PeerRules) -> World {
@@ -54,8 +54,7 @@ fn a_pause_longer_than_the_pong_deadline_ends_nobody() {
         world.say(fast, 10);
     }
     world.rest();
-    let rules = &world.weather.rules;
-    assert!(rules.ping_ticks + rules.pong_ticks < 100);
+    const { assert!(LIFE.ping_ticks + LIFE.pong_ticks < 100) };
     world.live(100);
     assert!(world.ending(fast).is_none());
     world.live(60);

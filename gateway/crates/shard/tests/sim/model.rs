@@ -51,6 +51,8 @@ pub(crate) struct Model {
     memberships: HashMap<usize, Vec<Membership>>,
     /// The line numbers of each stream that each client has heard.
     heard: HashMap<(usize, usize), Vec<usize>>,
+    /// Clients that may miss messages of channels.
+    missing: std::collections::HashSet<usize>,
 }
 
 impl Model {
@@ -109,6 +111,11 @@ impl Model {
     /// How many lines a client has heard.
     pub(crate) fn count_heard(&self, client: usize) -> usize {
         self.heard.iter().filter(|((who, _), _)| *who == client).map(|(_, lines)| lines.len()).sum()
+    }
+
+    /// A client may miss messages of its channels, and nothing else, from now on.
+    pub(crate) fn may_miss(&mut self, client: usize) {
+        self.missing.insert(client);
     }
 
     /// Whether it ever was in a channel.
@@ -177,7 +184,8 @@ impl Model {
                 .is_some_and(|m| m.iter().any(|m| m.channel == *channel && m.until.is_some())),
             _ => false,
         };
-        was_away || stream.lines[lines].iter().all(|line| line.refused)
+        let misses = matches!(stream.place, Place::Channel(_)) && self.missing.contains(&client);
+        was_away || misses || stream.lines[lines].iter().all(|line| line.refused)
     }
 
     /// Everything has come to rest: a client that lives has heard all it should have.
@@ -197,7 +205,8 @@ impl Model {
             let taken = stream.taken.unwrap_or(stream.lines.len());
             let heard = self.heard.get(&(client, id));
             for (number, line) in stream.lines[..taken].iter().enumerate() {
-                let due = line.at > from && !line.refused;
+                let misses = matches!(stream.place, Place::Channel(_)) && self.missing.contains(&client);
+                let due = line.at > from && !line.refused && !misses;
                 let was_heard = heard.is_some_and(|heard| heard.binary_search(&number).is_ok());
                 if due && !was_heard {
                     return Err(format!("client {client} never heard line {number} of stream {id}"));

@@ -1,6 +1,7 @@
 //! Single cases at the bounds: slow consumers, full mailboxes, full outboxes, half-written frames.
 
 use bridge::EndReason;
+use shard::rules::SlowConsumer;
 use store::QueueLimit;
 
 use crate::client::Stage;
@@ -227,4 +228,111 @@ fn a_refusal_that_does_not_fit_the_socket_is_finished_later() {
     assert_eq!(world.clients[number].stage, Stage::Refused(404));
     assert!(world.clients[number].tcp.closed().is_some());
     assert_eq!(world.gate.connections(), 0);
+}
+
+/// A listener that stops reading under this policy, with room for so many frames, and what has been said to it since.
+fn deaf(policy: SlowConsumer, entries: u32) -> (World, usize) {
+    let mut weather = Weather::fair();
+    weather.rules.routes[3].slow_consumer = policy;
+    weather.rules.backlog = QueueLimit { entries, bytes: 100_000 };
+    let mut world = World::new(weather, 10);
+    let slow = world.open(0, "/hear/a");
+    world.clients[slow].stop_reading();
+    world.clients[slow].tcp.resize(300);
+    world.take_in(slow);
+    (world, slow)
+}
+
+/// Says so many lines of about 200 bytes to the room, lets the client read, and tells which it heard.
+fn heard_of(world: &mut World, slow: usize, lines: usize) -> Vec<String> {
+    for _ in 0..lines {
+        world.publish(0, 200);
+        world.rest();
+    }
+    world.send(slow, 10);
+    world.rest();
+    world.clients[slow].tcp.resize(1 << 20);
+    // The world would take in what it hears, so it reads by itself here.
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        world.clients[slow].read(world.now, usize::MAX).unwrap();
+        while let Some(said) = world.clients[slow].heard.pop_front() {
+            if let frames::Said::Message { payload, .. } = said {
+                let start: Vec<_> = payload.split(|byte| *byte == b' ').take(2).map(<[u8]>::to_vec).collect();
+                heard.push(String::from_utf8(start.join(&b' ')).unwrap());
+            }
+        }
+        world.run(0);
+    }
+    assert!(world.ending(slow).is_none());
+    heard
+}
+
+fn dropped(world: &World, policy: SlowConsumer) -> u64 {
+    world.nodes[0].stats.deliveries_dropped[policy as usize].value()
+}
+
+#[test]
+fn what_is_started_or_direct_stays_whatever_gives_way() {
+    // Ten lines; two are in the socket, the second in part, so three places are left for the others and the direct one.
+    for (policy, expected) in
+        [(SlowConsumer::DropNewest, [0, 1, 2, 3]), (SlowConsumer::DropOldest, [0, 1, 8, 9])]
+    {
+        let (mut world, slow) = deaf(policy, 4);
+        let heard = heard_of(&mut world, slow, 10);
+        let numbers: Vec<&str> = heard.iter().filter_map(|line| line.split(' ').nth(1)).collect();
+        let (direct, lines) = numbers.split_last().unwrap();
+        assert_eq!(*direct, "0", "{policy:?} {heard:?}");
+        let lines: Vec<usize> = lines.iter().map(|line| line.parse().unwrap()).collect();
+        // The direct message took a place, by which the oldest that waited gave way.
+        let expected =
+            if policy == SlowConsumer::DropNewest { vec![0, 1, 3, 4] } else { vec![expected[0], 1, 8, 9] };
+        assert_eq!(lines, expected, "{policy:?}");
+        assert_eq!(dropped(&world, policy), 6);
+        assert_eq!(dropped(&world, SlowConsumer::Close), 0);
+    }
+}
+
+#[test]
+fn of_each_channel_the_latest_waits() {
+    let (mut world, slow) = deaf(SlowConsumer::KeepLatest, 50);
+    let heard = heard_of(&mut world, slow, 10);
+    let numbers: Vec<&str> = heard.iter().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(numbers, ["0", "1", "9", "0"]);
+    assert_eq!(dropped(&world, SlowConsumer::KeepLatest), 7);
+}
+
+#[test]
+fn direct_messages_alone_can_still_be_too_many() {
+    let (mut world, slow) = deaf(SlowConsumer::DropOldest, 4);
+    world.weather.is_tight = true;
+    for _ in 0..8 {
+        world.send(slow, 200);
+        world.rest();
+    }
+    world.clients[slow].reading = true;
+    world.live(2);
+    assert_eq!(world.ending(slow).unwrap().reason, EndReason::SlowConsumer);
+}
+
+#[test]
+fn one_shard_may_hold_what_the_others_do_not_need() {
+    let mut weather = Weather::fair();
+    weather.backlog_bytes = 300_000;
+    let mut world = World::new(weather, 10);
+    let slow = [world.open(0, "/hear/a"), world.open(1, "/hear/b")];
+    for number in slow {
+        world.clients[number].stop_reading();
+        world.clients[number].tcp.resize(100);
+    }
+    (0..35).for_each(|_| {
+        world.publish(0, 7000);
+        world.rest();
+    });
+    assert!(world.nodes[0].stats.backlog_bytes.value() > 240_000, "more than an even part of the bytes");
+    world.clients[slow[0]].tcp.resize(1 << 20);
+    world.clients[slow[0]].reading = true;
+    world.live(2);
+    assert!(world.node_bytes.left() >= 300_000 - 2 * 65_536, "what is not needed is given back");
+    world.check_complete(&slow[..1]);
 }

@@ -29,7 +29,7 @@ fn new_rules_touch_no_connection_and_lose_no_message() {
         }
         world.publish(0, 50);
         let mut rules = rules();
-        rules.ping_ticks += number;
+        rules.routes.iter_mut().for_each(|route| route.life.ping_ticks += number);
         rules.routes[0].exclude_self = false;
         obey(&mut world, number, &rules);
         world.live(1);

@@ -129,6 +129,11 @@ impl Tcp {
         self.0.borrow_mut().capacity = capacity;
     }
 
+    /// Whether a few messages fill it.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.0.borrow().capacity < 100_000
+    }
+
     /// How the shard closed it, if it has.
     pub(crate) fn closed(&self) -> Option<Hangup> {
         self.0.borrow().closed

@@ -4,7 +4,7 @@ use fastrand::Rng;
 use shard::Rules;
 use shard::limit::rules::{Action, ConnectionLimit, LimitRules, PeerLimits, PeerRules, Refuse};
 use shard::limit::{Network, Networks, Rate};
-use shard::rules::{Inbound, Life, Piece, Route, Segment, Template};
+use shard::rules::{Inbound, Life, Piece, Route, Segment, SlowConsumer, Template};
 use shard::trust::Trust;
 use store::QueueLimit;
 use wire::ws::Limits;
@@ -64,6 +64,7 @@ fn route(path: &[&str], subscribes: bool, inbound: Inbound, limits: Limits) -> R
         limits,
         life: LIFE,
         auto_replies: Vec::new(),
+        slow_consumer: SlowConsumer::Close,
     }
 }
 
@@ -151,6 +152,12 @@ impl Weather {
         }
     }
 
+    /// What gives way for a client on this path.
+    pub(crate) fn policy(&self, path: &str) -> SlowConsumer {
+        let route = self.rules.route(path);
+        route.map_or(SlowConsumer::Close, |(route, _)| self.rules.routes[usize::from(route)].slow_consumer)
+    }
+
     /// How long a client on this path may live.
     pub(crate) fn life(&self, path: &str) -> Life {
         self.rules.route(path).map_or(LIFE, |(route, _)| self.rules.routes[usize::from(route)].life)
@@ -166,6 +173,10 @@ impl Weather {
             weather.backlog_bytes = rng.u64(2000..100_000);
         }
         for route in &mut weather.rules.routes {
+            if rng.bool() {
+                let policies = [SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::KeepLatest];
+                route.slow_consumer = policies[rng.usize(..3)];
+            }
             if rng.u8(..4) > 0 {
                 continue;
             }

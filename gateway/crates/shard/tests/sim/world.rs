@@ -16,7 +16,8 @@ use bridge::id::{Address, Epoch, NodeName};
 use bridge::mailbox::{Wake, mailbox};
 use bridge::{Command, DrainPlan, EndReason, Ending, Event, Limited, Outbox, Stats, Switchboard};
 use fastrand::Rng;
-use shard::limit::{Gate, GateSizes};
+use shard::limit::{Gate, GateSizes, NodeBytes};
+use shard::rules::SlowConsumer;
 use shard::{Identity, Next, Parts, Shard, Sizes};
 use tokio::sync::mpsc;
 
@@ -59,6 +60,7 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) nodes: Vec<Node>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) node_bytes: Arc<NodeBytes>,
     pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) clients: Vec<Client>,
     /// Those that are not over.
@@ -87,6 +89,7 @@ impl World {
             recent_peers: 20,
             ipv6_prefix: 64,
         }));
+        let node_bytes = Arc::new(NodeBytes::new(weather.backlog_bytes));
         let bells: Vec<Arc<Bell>> = (0..SHARDS).map(|_| Arc::default()).collect();
         let boxes = bells.iter().map(|bell| {
             let wake: Arc<dyn Wake> = Arc::<Bell>::clone(bell);
@@ -112,10 +115,10 @@ impl World {
                     channels: weather.channels,
                     subscriptions: 1000,
                     backlog_entries: weather.backlog_entries,
-                    backlog_bytes: weather.backlog_bytes,
                 },
                 rules: weather.rules.clone(),
                 gate: Arc::clone(&gate),
+                node_bytes: Arc::clone(&node_bytes),
                 switchboard: Arc::clone(&switchboard),
                 inbox,
                 outbox: Outbox::new(number as u16, weather.outbox_events, sender),
@@ -134,6 +137,7 @@ impl World {
             rng,
             nodes,
             gate,
+            node_bytes,
             switchboard,
             clients: Vec::new(),
             around: Vec::new(),
@@ -268,6 +272,11 @@ impl World {
         {
             self.model.joined(number, &channel);
         }
+        // Whoever reads slowly on a route where messages give way may miss some; what it hears is in order all the same.
+        let gives_way = self.weather.policy(&client.path) != SlowConsumer::Close;
+        if gives_way && (client.facts.stopped_reading || self.weather.is_tight || client.tcp.is_narrow()) {
+            self.model.may_miss(number);
+        }
         while let Some(said) = client.heard.pop_front() {
             if let Said::Message { opcode, payload } = said
                 && let Err(wrong) = self.model.hear(number, opcode, &payload)
@@ -392,17 +401,19 @@ impl World {
     /// The tables that shards share.
     pub(crate) fn audit_shared(&self) {
         let mut peers: BTreeMap<IpAddr, u32> = BTreeMap::new();
-        let (mut connections, mut handshakes) = (0, 0);
+        let (mut connections, mut handshakes, mut claimed) = (0, 0, 0);
         let mut channels = std::collections::BTreeSet::new();
         for node in &self.nodes {
             let census = node.shard.census();
             connections += census.connections;
             handshakes += census.handshakes;
+            claimed += census.backlog_claimed;
             channels.extend(census.channels);
             for (peer, live) in census.peers {
                 *peers.entry(peer).or_default() += live;
             }
         }
+        assert_eq!(self.node_bytes.left() + claimed, self.weather.backlog_bytes, "bytes of backlogs");
         assert_eq!(self.gate.connections(), connections, "connections at the gate");
         assert_eq!(self.gate.handshakes(), handshakes, "handshakes at the gate");
         assert_eq!(self.gate.peers().len(), peers.len(), "peers at the gate");
