@@ -75,8 +75,10 @@ fn every_reason_is_there_from_the_first_scrape_on() {
 }
 
 /// Labels whose values are closed sets, or as few as shards.
-const LABELS: [&str; 12] =
-    ["reason", "by", "limit", "action", "dry_run", "role", "code", "shard", "step", "le", "version", "bus"];
+const LABELS: [&str; 13] = [
+    "reason", "by", "policy", "limit", "action", "dry_run", "role", "code", "shard", "step", "le", "version",
+    "bus",
+];
 
 #[test]
 fn the_exposition_is_what_prometheus_reads() {

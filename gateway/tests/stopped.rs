@@ -24,11 +24,11 @@ fn clients_whose_answers_arrived_during_a_stop_are_all_kept() {
     let mut dead = gateway.upgraded("/echo");
     // All have been asked, and nobody has answered yet: their deadlines pass while the gateway cannot look.
     for client in &mut clients {
-        assert_eq!(client.frame(), (0x80 | PING, Vec::new()));
+        assert_eq!(client.frame().0, 0x80 | PING);
         client.send(&frame(0x80 | PONG, b""));
     }
     for client in &mut clients {
-        assert_eq!(client.frame(), (0x80 | PING, Vec::new()));
+        assert_eq!(client.frame().0, 0x80 | PING);
     }
     gateway.freeze();
     for client in &mut clients {
