@@ -45,7 +45,7 @@ fn trust(settings: &Settings) -> Trust {
     Trust::new(networks, settings.listen.proxy_protocol, field)
 }
 
-/// Ticks in a duration, rounded up: a deadline is never early.
+/// Ticks in a duration, rounded up. The tick under way counts, so a deadline may come up to one tick early.
 pub(crate) fn ticks(duration: Duration) -> u32 {
     let ticks = duration.as_millis().div_ceil(u128::from(shard::TICK_MS));
     u32::try_from(ticks).unwrap_or(u32::MAX)
