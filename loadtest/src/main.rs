@@ -49,7 +49,7 @@ use clap::Parser;
 
 use crate::failure::Failure;
 use crate::report::Report;
-use crate::scenarios::{churn, echo, fanout, handshake, hold, mixed, storm};
+use crate::scenarios::{churn, echo, fanout, handshake, hold, mixed, slow, storm};
 
 /// Loads a WebSocket server on loopback and says what it cost.
 #[derive(Debug, Parser)]
@@ -79,6 +79,8 @@ enum Command {
     Storm(storm::Args),
     /// Echo with and without many idle connections beside it: what the idle ones take away.
     Mixed(mixed::Args),
+    /// Publish to subscribers that stopped reading: memory, and what those get who read.
+    Slow(slow::Args),
     /// Run the scenarios of a TOML file, one after the other.
     Run(scenario_file::Args),
     /// Compare servers in rounds of runs, in changing order.
@@ -126,6 +128,7 @@ fn measure(command: &Command) -> Result<(Report, Option<&Path>), Failure> {
         Command::Storm(args) => (storm::run(args)?, args.json()),
         Command::Mixed(args) => (mixed::run(args)?, args.json()),
         Command::Compare(args) => (compare::run(args)?, args.json()),
+        Command::Slow(args) => (slow::run(args)?, args.json()),
         Command::Floor(_) | Command::Run(_) => {
             return Err(Failure::Asked("neither `floor` nor `run` is a scenario".into()));
         }

@@ -81,6 +81,17 @@ pub(crate) fn slab_bytes() -> Option<u64> {
     kib_field(&text, "Slab:").map(|kib| kib * 1024)
 }
 
+/// Memory of all TCP buffers of the machine, bytes, as `/proc/net/sockstat` counts it in pages.
+pub(crate) fn tcp_bytes() -> Option<u64> {
+    tcp_pages(&fs::read_to_string("/proc/net/sockstat").ok()?).map(|pages| pages * page_bytes())
+}
+
+fn tcp_pages(text: &str) -> Option<u64> {
+    let mut words = text.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_whitespace();
+    words.find(|&word| word == "mem")?;
+    words.next()?.parse().ok()
+}
+
 /// A moment from which usage is measured.
 #[derive(Debug)]
 pub(crate) struct Window {
@@ -181,6 +192,13 @@ mod tests {
         let text = "Rss:              1234 kB\nPss: 5 kB\n";
         assert_eq!(kib_field(text, "Rss:"), Some(1234));
         assert_eq!(kib_field(text, "Swap:"), None);
+    }
+
+    #[test]
+    fn buffers_of_tcp_are_counted_in_pages() {
+        let text = "sockets: used 4\nTCP: inuse 4 orphan 0 tw 6 alloc 4 mem 946\nUDP: inuse 0 mem 3\n";
+        assert_eq!(tcp_pages(text), Some(946));
+        assert_eq!(tcp_pages("UDP: inuse 0 mem 3\n"), None);
     }
 
     #[test]

@@ -29,11 +29,19 @@ const RESERVE: u64 = 512;
 ///
 /// # Errors
 /// The errno of the call that failed, `EADDRNOTAVAIL` when the source has no port left.
-pub(crate) fn connect(source: SocketAddr, target: SocketAddrV4) -> Result<Socket, i32> {
+pub(crate) fn connect(
+    source: SocketAddr,
+    target: SocketAddrV4,
+    receive_buffer: Option<usize>,
+) -> Result<Socket, i32> {
     let begin = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.set_tcp_nodelay(true)?;
+        if let Some(bytes) = receive_buffer {
+            // Before connecting: a window once offered is not taken back.
+            socket.set_recv_buffer_size(bytes)?;
+        }
         socket.bind(&SockAddr::from(source))?;
         match socket.connect(&SockAddr::from(SocketAddr::V4(target))) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),

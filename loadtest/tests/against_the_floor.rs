@@ -218,6 +218,21 @@ fn hot_traffic_is_measured_without_and_with_idle_connections() {
 }
 
 #[test]
+fn who_reads_gets_everything_beside_those_who_stopped() {
+    let floor = Floor::start("fanout");
+    let arguments =
+        "slow --consumers 20 --well-behaved 5 --megabytes 1 --size 4KiB --after 100ms --label none";
+    let output = floor.load(&format!("{arguments} --threads 1 --max-errors 0 --max-growth-mib 1000"));
+    let report = report(&output);
+    assert!(output.status.success(), "{report:#}");
+    assert!(figure(&report, "messages_to_all_well_behaved") >= 245.0);
+    // What did not fit the buffers was cut off: then the floor closed. Either way each is accounted for.
+    let got = figure(&report, "stalled_that_got_the_last_message");
+    assert!(got <= figure(&report, "stalled_still_open"), "{report:#}");
+    assert!(figure(&report, "messages_the_stalled_got") > 0.0, "reading went on at the end: {report:#}");
+}
+
+#[test]
 fn one_process_holds_more_connections_than_one_descriptor_table() {
     let floor = Floor::start("echo");
     let url = format!("ws://{}/echo", floor.address);

@@ -16,7 +16,8 @@ use nix::errno::Errno;
 use socket2::Socket;
 
 use super::late_pongs::{LatePong, LatePongs};
-use super::link::{Dialogue, Farewell, Link, Slot, Stage};
+use super::link::{Dialogue, Farewell, Link, Manner, Slot, Stage};
+use super::lot::Lot;
 use crate::board::{Board, Counts, Phase};
 use crate::clock;
 use crate::fault::{Fault, Faults};
@@ -68,6 +69,8 @@ pub(crate) struct Desk {
     request: String,
     frame: Vec<u8>,
     faults: Faults,
+    /// How the connections of this thread behave.
+    pub(crate) manner: Manner,
     /// Counts of this thread; scenarios add what they verified.
     pub(crate) counts: Counts,
 }
@@ -99,6 +102,7 @@ impl Desk {
             request: String::new(),
             frame: Vec::new(),
             faults: Faults::default(),
+            manner: Manner::default(),
             counts: Counts::default(),
         }
     }
@@ -162,7 +166,7 @@ impl Desk {
         link.dialogue = dialogue;
         link.since_ms = now_ms();
         link.serial = link.serial.wrapping_add(1);
-        match sockets::connect(self.plan.sources.of(number), address) {
+        match sockets::connect(self.plan.sources.of(number), address, self.manner.receive_buffer) {
             Ok(socket) => {
                 let registered = self.registry.register(
                     &mut SourceFd(&socket.as_raw_fd()),
@@ -219,6 +223,18 @@ impl Desk {
                 let _ = socket.set_linger(Some(Duration::ZERO));
             }
             self.condemn(slot, None);
+        }
+    }
+
+    /// Stops reading a connection, or goes on; only a reset is noticed in between.
+    pub(crate) fn set_reading(&mut self, slot: Slot, reads: bool) {
+        let Some(socket) = self.socket(slot) else { return };
+        let readable = if reads { Interest::READABLE | Interest::WRITABLE } else { Interest::WRITABLE };
+        // Asking anew brings an event for what has come meanwhile.
+        let done =
+            self.registry.reregister(&mut SourceFd(&socket.as_raw_fd()), Token(slot.index()), readable);
+        if let Err(error) = done {
+            self.condemn(slot, Some(Fault::Broken(sockets::errno(&error))));
         }
     }
 
@@ -310,6 +326,9 @@ impl Desk {
     }
 
     pub(super) fn pinged(&mut self, slot: Slot, payload: &[u8]) {
+        if self.manner.silent {
+            return;
+        }
         if self.late.delay_ns() == 0 {
             return self.pong(slot, payload);
         }
@@ -387,7 +406,8 @@ impl Desk {
             Stage::Free => return None,
         }
         let fault = fault.filter(|fault| stage != Stage::Closing || matches!(fault, Fault::Late(_)));
-        if let Some(fault) = fault {
+        let expected = self.manner.forsaken && matches!(stage, Stage::Open | Stage::Http);
+        if let Some(fault) = fault.filter(|_| !expected) {
             self.faults.note(fault);
             match stage {
                 Stage::Open | Stage::Http => self.counts.lost += 1,
@@ -436,57 +456,6 @@ impl Desk {
     }
 }
 
-/// Which part of the conductor's goal a thread sees to: of the connections from `first` up to `last`, dealt in
-/// turn among `parts` threads, those of thread `part`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lot {
-    pub(crate) first: u32,
-    pub(crate) last: u32,
-    pub(crate) part: u32,
-    pub(crate) parts: u32,
-}
-
-impl Lot {
-    /// All connections are dealt among all threads.
-    pub(crate) fn even(thread: u32, threads: u32) -> Lot {
-        Lot { first: 0, last: u32::MAX, part: thread, parts: threads }
-    }
-
-    /// How many connections this thread should have when there should be `goal` in all.
-    pub(crate) fn of(&self, goal: u32) -> u32 {
-        share(goal.min(self.last).saturating_sub(self.first), self.part, self.parts)
-    }
-}
-
-/// How many of `total` connections, dealt in turn, fall to this thread.
-pub(crate) fn share(total: u32, thread: u32, threads: u32) -> u32 {
-    total / threads + u32::from(thread < total % threads)
-}
-
 fn now_ms() -> u32 {
     u32::try_from(clock::now_ns() / 1_000_000).unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_goal_is_met_from_the_first_lot_to_the_last() {
-        let work = Lot { first: 0, last: 10, part: 0, parts: 1 };
-        let idle = [0, 1].map(|part| Lot { first: 10, last: u32::MAX, part, parts: 2 });
-        for (goal, expected) in [(0, [0, 0, 0]), (7, [7, 0, 0]), (10, [10, 0, 0]), (15, [10, 3, 2])] {
-            assert_eq!([work.of(goal), idle[0].of(goal), idle[1].of(goal)], expected);
-        }
-        assert_eq!(Lot::even(1, 3).of(8), 3);
-    }
-
-    #[test]
-    fn shares_add_up_and_differ_by_one_at_most() {
-        for (total, threads) in [(0, 3), (1, 3), (50_000, 3), (7, 7), (1_000_000, 56)] {
-            let shares: Vec<u32> = (0..threads).map(|thread| share(total, thread, threads)).collect();
-            assert_eq!(shares.iter().sum::<u32>(), total);
-            assert!(shares.iter().max() <= shares.iter().min().map(|least| least + 1).as_ref());
-        }
-    }
 }

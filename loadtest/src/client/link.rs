@@ -65,6 +65,17 @@ pub(crate) enum Farewell {
     Reset,
 }
 
+/// Where the connections of a thread behave otherwise than a good client's do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// Receive buffer of connections to come, bytes as `SO_RCVBUF` takes them; `None` is the kernel's choice.
+    pub(crate) receive_buffer: Option<usize>,
+    /// Pings get no answer.
+    pub(crate) silent: bool,
+    /// That an open connection ends is no fault, the scenario judges it.
+    pub(crate) forsaken: bool,
+}
+
 /// What is kept of a connection.
 #[derive(Debug)]
 pub(super) struct Link {

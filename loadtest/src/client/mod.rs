@@ -7,6 +7,7 @@
 mod desk;
 mod late_pongs;
 mod link;
+mod lot;
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -14,8 +15,9 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Poll};
 
-pub(crate) use desk::{Desk, Lot, Plan, share};
-pub(crate) use link::{Dialogue, Farewell, Slot, Stage};
+pub(crate) use desk::{Desk, Plan};
+pub(crate) use link::{Dialogue, Farewell, Manner, Slot, Stage};
+pub(crate) use lot::{Lot, share};
 
 use crate::board::Phase;
 use crate::clock;

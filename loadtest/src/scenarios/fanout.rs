@@ -90,6 +90,26 @@ impl Args {
         self.shared.json.as_deref()
     }
 
+    /// One publisher in a closed loop, for a scenario that needs a room full of traffic.
+    pub(crate) fn closed(shared: Shared, connections: u32, path: String, size: usize) -> Args {
+        Args {
+            shared,
+            connections,
+            path,
+            publishers: 1,
+            publish_url: None,
+            size,
+            kind: MessageKind::Text,
+            seconds: Duration::ZERO,
+            messages: None,
+            warm_up: Duration::ZERO,
+            open_rate: None,
+            closed: true,
+            rate: f64::INFINITY,
+            max_server_cpu_us: None,
+        }
+    }
+
     /// Messages per second, all publishers together; `None` in a closed loop.
     fn rate_per_s(&self) -> Option<f64> {
         let suited = DELIVERIES_PER_S / f64::from(self.connections.max(1));
@@ -201,7 +221,7 @@ struct Publisher {
 }
 
 /// The subscribers and publishers of one thread. Slots: subscribers first, then publishers.
-struct Fanout {
+pub(crate) struct Fanout {
     ramp: Ramp,
     size: usize,
     kind: MessageKind,
@@ -220,7 +240,12 @@ struct Fanout {
 }
 
 impl Fanout {
-    fn new(args: &Args, plan: &Plan, ledger: Arc<Ledger>, (thread, threads): (u32, u32)) -> Fanout {
+    pub(crate) fn new(
+        args: &Args,
+        plan: &Plan,
+        ledger: Arc<Ledger>,
+        (thread, threads): (u32, u32),
+    ) -> Fanout {
         let subscribers = share(args.connections, thread, threads);
         let publishers = (0..args.publishers)
             .filter(|publisher| publisher % threads == thread)
@@ -251,12 +276,17 @@ impl Fanout {
         }
     }
 
-    fn slots(&self) -> u32 {
+    pub(crate) fn slots(&self) -> u32 {
         self.subscribers + u32::try_from(self.publishers.len()).unwrap_or(0)
     }
 
+    /// Times until the last subscriber had a message, ns.
+    pub(crate) fn to_last(&self) -> &Histogram<u64> {
+        &self.to_last
+    }
+
     /// Deliveries that never came to this thread's subscribers.
-    fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         let lane = |publisher| {
             let published = self.ledger.published(publisher);
             (0..self.subscribers as usize)

@@ -9,6 +9,8 @@ pub(crate) mod fanout;
 pub(crate) mod handshake;
 pub(crate) mod hold;
 pub(crate) mod mixed;
+pub(crate) mod sides;
+pub(crate) mod slow;
 pub(crate) mod storm;
 
 use std::path::PathBuf;
