@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Upgrade(&'static str),
     /// This stage took longer than the deadline.
     Late(&'static str),
+    /// The server ended a silent connection before its pong could have been missed.
+    Early,
     /// The server closed with this code while we wanted the connection (1005: it gave none).
     Closed(u16),
     /// The stream ended without a closing handshake.
@@ -50,6 +52,7 @@ impl fmt::Display for Fault {
             Fault::Refused(status) => write!(f, "refused with status {status}"),
             Fault::Upgrade(what) => write!(f, "bad upgrade: {what}"),
             Fault::Late(stage) => write!(f, "too slow: {stage}"),
+            Fault::Early => f.write_str("ended before its time"),
             Fault::Closed(code) => write!(f, "closed by the server with {code}"),
             Fault::Ended => f.write_str("stream ended without a close frame"),
             Fault::Broken(errno) => write!(f, "socket: {}", Errno::from_raw(errno).desc()),

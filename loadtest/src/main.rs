@@ -49,7 +49,7 @@ use clap::Parser;
 
 use crate::failure::Failure;
 use crate::report::Report;
-use crate::scenarios::{churn, echo, fanout, handshake, hold, mixed, slow, storm};
+use crate::scenarios::{churn, echo, fanout, handshake, hold, mixed, slow, storm, vanish};
 
 /// Loads a WebSocket server on loopback and says what it cost.
 #[derive(Debug, Parser)]
@@ -81,6 +81,8 @@ enum Command {
     Mixed(mixed::Args),
     /// Publish to subscribers that stopped reading: memory, and what those get who read.
     Slow(slow::Args),
+    /// Fall silent without a word: when does the server notice, and does it leave the others alone?
+    Vanish(vanish::Args),
     /// Run the scenarios of a TOML file, one after the other.
     Run(scenario_file::Args),
     /// Compare servers in rounds of runs, in changing order.
@@ -129,6 +131,7 @@ fn measure(command: &Command) -> Result<(Report, Option<&Path>), Failure> {
         Command::Mixed(args) => (mixed::run(args)?, args.json()),
         Command::Compare(args) => (compare::run(args)?, args.json()),
         Command::Slow(args) => (slow::run(args)?, args.json()),
+        Command::Vanish(args) => (vanish::run(args)?, args.json()),
         Command::Floor(_) | Command::Run(_) => {
             return Err(Failure::Asked("neither `floor` nor `run` is a scenario".into()));
         }

@@ -233,6 +233,17 @@ fn who_reads_gets_everything_beside_those_who_stopped() {
 }
 
 #[test]
+fn a_server_that_never_misses_a_pong_is_caught() {
+    let floor = Floor::start("echo");
+    let arguments = "vanish --connections 20 --healthy 5 --live 50ms --interval 100ms --pong-deadline 100ms";
+    let output = floor.load(&format!("{arguments} --threads 1 --max-errors 0"));
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    assert_eq!(figure(&report, "vanished_still_there"), 20.0);
+    assert_eq!(figure(&report, "healthy_that_ended"), 0.0);
+}
+
+#[test]
 fn one_process_holds_more_connections_than_one_descriptor_table() {
     let floor = Floor::start("echo");
     let url = format!("ws://{}/echo", floor.address);

@@ -149,6 +149,11 @@ impl Desk {
         self.unsent.contains_key(&slot)
     }
 
+    /// When a connection last began to connect, sent its request, a pong or a close, ns; milliseconds count.
+    pub(crate) fn spoke_ns(&self, slot: Slot) -> u64 {
+        u64::from(self.links[slot.index()].since_ms) * 1_000_000
+    }
+
     // What scenarios may do. Failures come back as `Scenario::closed`.
 
     /// Begins to connect a free slot.
@@ -275,6 +280,7 @@ impl Desk {
             return Ok(true);
         }
         self.links[slot.index()].stage = Stage::Upgrading;
+        self.links[slot.index()].since_ms = now_ms();
         let mut request = std::mem::take(&mut self.request);
         request.clear();
         let path = self.plan.target.path_of(self.number(slot));
@@ -359,6 +365,7 @@ impl Desk {
         frame.clear();
         frames::push_pong(&mut frame, payload);
         self.counts.pings += 1;
+        self.links[slot.index()].since_ms = now_ms();
         self.send(slot, &frame);
         self.frame = frame;
     }

@@ -12,6 +12,7 @@ pub(crate) mod mixed;
 pub(crate) mod sides;
 pub(crate) mod slow;
 pub(crate) mod storm;
+pub(crate) mod vanish;
 
 use std::path::PathBuf;
 use std::time::Duration;
