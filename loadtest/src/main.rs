@@ -49,7 +49,7 @@ use clap::Parser;
 
 use crate::failure::Failure;
 use crate::report::Report;
-use crate::scenarios::{churn, echo, fanout, handshake, hold, mixed, slow, storm, vanish};
+use crate::scenarios::{churn, echo, fanout, flood, handshake, hold, mixed, slow, storm, vanish};
 
 /// Loads a WebSocket server on loopback and says what it cost.
 #[derive(Debug, Parser)]
@@ -83,6 +83,8 @@ enum Command {
     Slow(slow::Args),
     /// Fall silent without a word: when does the server notice, and does it leave the others alone?
     Vanish(vanish::Args),
+    /// One peer floods while others echo: is it held to its limit, and what do the others notice?
+    Flood(flood::Args),
     /// Run the scenarios of a TOML file, one after the other.
     Run(scenario_file::Args),
     /// Compare servers in rounds of runs, in changing order.
@@ -129,6 +131,7 @@ fn measure(command: &Command) -> Result<(Report, Option<&Path>), Failure> {
         Command::Churn(args) => (churn::run(args)?, args.json()),
         Command::Storm(args) => (storm::run(args)?, args.json()),
         Command::Mixed(args) => (mixed::run(args)?, args.json()),
+        Command::Flood(args) => (flood::run(args)?, args.json()),
         Command::Compare(args) => (compare::run(args)?, args.json()),
         Command::Slow(args) => (slow::run(args)?, args.json()),
         Command::Vanish(args) => (vanish::run(args)?, args.json()),

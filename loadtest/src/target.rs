@@ -60,6 +60,8 @@ impl Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sources {
     count: u32,
+    /// Instead of a rotation: everything comes from here.
+    only: Option<Ipv4Addr>,
 }
 
 impl Sources {
@@ -69,12 +71,27 @@ impl Sources {
 
     /// `asked` addresses, or more when `connections` would not fit them.
     pub(crate) fn new(asked: u32, connections: u32) -> Sources {
-        Sources { count: asked.max(connections.div_ceil(Self::PORTS_EACH)).max(1) }
+        Sources { count: asked.max(connections.div_ceil(Self::PORTS_EACH)).max(1), only: None }
+    }
+
+    /// One address for all: a single peer.
+    ///
+    /// # Errors
+    /// It is not on loopback, or has not ports enough for `connections`.
+    pub(crate) fn one(address: Ipv4Addr, connections: u32) -> Result<Sources, Failure> {
+        if !address.is_loopback() || connections > Self::PORTS_EACH {
+            let most = Self::PORTS_EACH;
+            return Err(Failure::Asked(format!("{address}: a loopback address has {most} connections")));
+        }
+        Ok(Sources { count: 1, only: Some(address) })
     }
 
     /// The source of connection `number`: 127.0.0.2 and up, never a `.0` or `.255`, port chosen by the
     /// kernel.
     pub(crate) fn of(self, number: u32) -> SocketAddr {
+        if let Some(only) = self.only {
+            return SocketAddr::from((only, 0));
+        }
         // The first address in the rotation is 127.0.0.2, since 127.0.0.1 is what everything else here uses.
         let nth = number % self.count + 1;
         let [high, low] = [nth / 254, nth % 254 + 1];
@@ -130,6 +147,15 @@ mod tests {
             assert!((1..=254).contains(&ip.octets()[3]), "{ip}");
         }
         assert_eq!(sources.of(0), sources.of(1_000));
+    }
+
+    #[test]
+    fn one_peer_has_one_address_on_loopback() {
+        let sources = Sources::one(Ipv4Addr::new(127, 9, 9, 9), 1_000).unwrap();
+        assert_eq!(sources.of(0), "127.9.9.9:0".parse().unwrap());
+        assert_eq!(sources.of(999), sources.of(0));
+        assert!(Sources::one(Ipv4Addr::new(127, 9, 9, 9), 14_001).is_err());
+        assert!(Sources::one(Ipv4Addr::new(192, 0, 2, 1), 1).is_err());
     }
 
     #[test]

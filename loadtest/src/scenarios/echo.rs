@@ -25,7 +25,7 @@ use crate::scenarios::{Shared, warn_when_busy, work};
 use crate::traffic::{self, Latencies, Traffic};
 
 /// A harness that sends this much later than it meant to makes latencies of its own, microseconds.
-const LATE_US: f64 = 1_000.0;
+pub(crate) const LATE_US: f64 = 1_000.0;
 
 /// Measures what a message costs that comes back.
 #[derive(Debug, Clone, clap::Args)]

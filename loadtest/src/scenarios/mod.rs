@@ -6,6 +6,7 @@ pub(crate) mod bystanders;
 pub(crate) mod churn;
 pub(crate) mod echo;
 pub(crate) mod fanout;
+pub(crate) mod flood;
 pub(crate) mod handshake;
 pub(crate) mod hold;
 pub(crate) mod mixed;
