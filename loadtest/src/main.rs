@@ -49,7 +49,7 @@ use clap::Parser;
 
 use crate::failure::Failure;
 use crate::report::Report;
-use crate::scenarios::{churn, echo, fanout, flood, handshake, hold, mixed, slow, storm, vanish};
+use crate::scenarios::{churn, echo, fanout, flood, handshake, hold, loris, mixed, slow, storm, vanish};
 
 /// Loads a WebSocket server on loopback and says what it cost.
 #[derive(Debug, Parser)]
@@ -85,6 +85,8 @@ enum Command {
     Vanish(vanish::Args),
     /// One peer floods while others echo: is it held to its limit, and what do the others notice?
     Flood(flood::Args),
+    /// Send heads and frames by the byte: memory, and what those notice who are served.
+    Loris(loris::Args),
     /// Run the scenarios of a TOML file, one after the other.
     Run(scenario_file::Args),
     /// Compare servers in rounds of runs, in changing order.
@@ -135,6 +137,7 @@ fn measure(command: &Command) -> Result<(Report, Option<&Path>), Failure> {
         Command::Compare(args) => (compare::run(args)?, args.json()),
         Command::Slow(args) => (slow::run(args)?, args.json()),
         Command::Vanish(args) => (vanish::run(args)?, args.json()),
+        Command::Loris(args) => (loris::run(args)?, args.json()),
         Command::Floor(_) | Command::Run(_) => {
             return Err(Failure::Asked("neither `floor` nor `run` is a scenario".into()));
         }

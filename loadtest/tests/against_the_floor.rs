@@ -244,6 +244,19 @@ fn a_server_that_never_misses_a_pong_is_caught() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_slow_heads_is_caught() {
+    let floor = Floor::start("echo");
+    let arguments =
+        "loris --connections 20 --healthy 5 --rate 200 --drip 50ms --seconds 200ms --warm-up 50ms";
+    let output = floor.load(&format!("{arguments} --threads 1 --max-errors 0 --patience 1s"));
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    assert_eq!(figure(&report, "heads_answered_408"), 0.0);
+    assert!(figure(&report, "latency_during_p99_us") > 0.0);
+    assert_eq!(report["errors"]["message never arrived"], Value::Null, "{report:#}");
+}
+
+#[test]
 fn one_process_holds_more_connections_than_one_descriptor_table() {
     let floor = Floor::start("echo");
     let url = format!("ws://{}/echo", floor.address);

@@ -9,6 +9,7 @@ pub(crate) mod fanout;
 pub(crate) mod flood;
 pub(crate) mod handshake;
 pub(crate) mod hold;
+pub(crate) mod loris;
 pub(crate) mod mixed;
 pub(crate) mod sides;
 pub(crate) mod slow;
