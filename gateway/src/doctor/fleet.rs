@@ -16,7 +16,7 @@ use crate::node;
 
 /// Time over which a node's clients come back, in milliseconds: the longest retry delay of a goodbye. A long drain
 /// spreads them further; this is the peak to be ready for.
-const RETURN_MS: u64 = 5_000;
+const RETURN_MS: u64 = shard::RETRY_SPREAD_MS as u64;
 
 /// So many connections, on nodes like this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

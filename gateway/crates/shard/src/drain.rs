@@ -20,8 +20,6 @@ use crate::turn::Shard;
 
 /// Slots looked at per turn.
 const SLOTS_PER_TURN: u32 = 512;
-/// Clients are asked to come back within this, each at its own moment.
-const RETRY_SPREAD_MS: u32 = 5_000;
 /// A barred listener from whose queue nobody came for so long has nobody on the way: a round trip is shorter.
 const QUIET_TICKS: u32 = 3;
 /// A listener is not kept barred for longer, whoever dawdles.
@@ -242,7 +240,7 @@ impl<N: Net> Shard<N> {
 
     /// 1001, and when to come back: another time for everybody, or they would all come at once.
     fn tell_to_go(&mut self, key: Key, why: EndReason) {
-        let retry_ms = self.random.u32(0..RETRY_SPREAD_MS);
+        let retry_ms = self.random.u32(0..crate::RETRY_SPREAD_MS);
         let reason = format!(r#"{{"reason":"{}","retry_ms":{retry_ms}}}"#, why.label());
         self.stats.goodbyes.add(1);
         self.goodbye(key, code::GOING_AWAY, &reason, why, Then::Await);

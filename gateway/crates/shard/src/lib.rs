@@ -43,6 +43,10 @@ pub use turn::{Identity, LISTENER, Next, Parts, Shard, Sizes};
 /// Ticks are 100 ms.
 pub const TICK_MS: u32 = 100;
 
+/// Clients that are sent away are asked to come back within this, each at its own moment: all at once would be a
+/// stampede. Added to what a limit makes them wait anyway.
+pub const RETRY_SPREAD_MS: u32 = 5_000;
+
 /// Labels of the refusals that are the request's fault, in the order of `Stats::refused`.
 #[must_use]
 pub fn refusal_labels() -> Vec<&'static str> {

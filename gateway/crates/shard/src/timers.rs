@@ -13,8 +13,6 @@ use crate::net::{Hangup, Net};
 use crate::rules::Life;
 use crate::turn::{Shard, budget};
 
-/// A client whose time was up may come back within this, each at its own moment.
-const RETRY_SPREAD_MS: u32 = 5_000;
 /// Timers per turn.
 const TIMERS_PER_TURN: usize = 512;
 
@@ -163,7 +161,7 @@ impl<N: Net> Shard<N> {
     fn outlived(&mut self, key: Key) -> bool {
         let life = self.life(key);
         if self.age_left(key, &life) == Some(0) {
-            let retry_ms = self.random.u32(0..RETRY_SPREAD_MS);
+            let retry_ms = self.random.u32(0..crate::RETRY_SPREAD_MS);
             let reason = format!(r#"{{"reason":"max_age","retry_ms":{retry_ms}}}"#);
             self.goodbye(key, code::GOING_AWAY, &reason, EndReason::MaxAge, Then::Await);
             return true;

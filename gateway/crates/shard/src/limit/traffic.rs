@@ -28,8 +28,6 @@ const SMALL_READ_BYTES: usize = 4096;
 const WOKEN_PER_TICK: u32 = 4096;
 /// Resumed per turn.
 const RESUMED_PER_TURN: usize = 1024;
-/// Clients that are closed for a limit are asked to stay away a while longer than they must, each for its own.
-const RETRY_SPREAD_MS: u32 = 5_000;
 
 /// The connections that are paused for a rate.
 #[derive(Debug)]
@@ -216,7 +214,7 @@ impl<N: Net> Shard<N> {
             format!(r#"{{"reason":"{reason}"}}"#)
         } else {
             let wait_ms = ticks.saturating_mul(crate::TICK_MS);
-            let retry_ms = wait_ms.saturating_add(self.random.u32(1..RETRY_SPREAD_MS));
+            let retry_ms = wait_ms.saturating_add(self.random.u32(1..crate::RETRY_SPREAD_MS));
             format!(r#"{{"reason":"{reason}","retry_ms":{retry_ms}}}"#)
         };
         self.goodbye(key, code::POLICY, &reason, EndReason::Limited, Then::Linger);
