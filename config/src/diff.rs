@@ -31,6 +31,7 @@ const LIVE: &[&str] = &[
     "limits.connection",
     "limits.head_bytes",
     "limits.network",
+    "limits.node",
     "limits.peer",
     "limits.subscriptions_per_connection",
     "listen.proxy_protocol",

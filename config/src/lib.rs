@@ -29,7 +29,7 @@ use toml::de::DeTable;
 
 pub use diff::Change;
 pub use forms::AutoOr;
-pub use limits::{ConnectionLimits, LimitAction, PeerLimits, RefuseBy};
+pub use limits::{ConnectionLimits, LimitAction, NodeLimits, PeerLimits, RefuseBy};
 pub use mistake::{Mistake, Source};
 pub use names::{
     LogFilter, NODE_NAME_BYTES_MAX, NodeName, ORIGIN_BYTES_MAX, Origin, Origins, ROUTE_NAME_BYTES_MAX,

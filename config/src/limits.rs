@@ -40,6 +40,15 @@ const PER_SECOND: Count = Count { min: 1, max: 100_000_000 };
 const BYTES_PER_SECOND: Size = Size { min: Bytes::kib(1), max: Bytes::gib(1) };
 
 section! {
+    /// `[limits.node]`
+    NodeLimits ["limits.node"]
+    /// Resident memory beyond which nobody new comes in. `None`: any amount.
+    memory: Option<Bytes> = None, OrOff(Size { min: Bytes::mib(1), max: Bytes::gib(1024) });
+    /// Only count what would happen.
+    dry_run: bool = false, Flag;
+}
+
+section! {
     /// `[limits.connection]`
     ConnectionLimits ["limits.connection"]
     /// Messages, and pings, that one connection may send in a second. `None`: any number.

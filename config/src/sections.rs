@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::forms::{
     Address, AutoOr, Count, FilePath, Flag, List, Number, OneOf, Optional, OrAuto, Pattern, Size, Time, Word,
 };
-use crate::limits::{ConnectionLimits, PeerLimits};
+use crate::limits::{ConnectionLimits, NodeLimits, PeerLimits};
 use crate::names::{LogFilter, NodeName};
 use crate::network_limits;
 use crate::networks::{self, NETWORKS_MAX, Network};
@@ -31,6 +31,8 @@ settings! {
         shards: Shards,
         /// Bounds of the node and of one connection.
         limits: Limits,
+        /// What the node as a whole may hold, counts apart.
+        node_limits: NodeLimits,
         /// What one connection may send.
         connection_limits: ConnectionLimits,
         /// What one peer may do.

@@ -27,6 +27,9 @@ handshakes = 500
 head_bytes = "16KiB"
 subscriptions_per_connection = 8
 channels = 2000
+[limits.node]
+memory = "3GiB"
+dry_run = true
 [limits.connection]
 messages_per_second = "off"
 messages_burst = 7

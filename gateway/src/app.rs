@@ -32,7 +32,7 @@ use crate::recent::Recent;
 use crate::service::Supervisor;
 use crate::shards::{Bench, Blueprint, Running, THREAD_PREFIX};
 use crate::signals::Signals;
-use crate::{logging, rules};
+use crate::{logging, memory, rules};
 
 /// Batches of events that may wait for the pump.
 const BATCHES_MAX: usize = 256;
@@ -105,6 +105,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         stats: stats.clone(),
         switchboard: Arc::clone(&switchboard),
         gate: Arc::clone(&gate),
+        live: Arc::clone(&live),
         publisher: publisher.clone(),
         recent: Arc::clone(&recent),
         requests: Arc::clone(&requests),
@@ -224,6 +225,7 @@ impl Node {
             })
             .collect();
         let stats = admin.stats.clone();
+        runtime.spawn(memory::watch(Arc::clone(&admin)));
         let before = Before::default();
         let lifecycle =
             Lifecycle { signals, orders, admin, service: Supervisor::find(), before: before.clone(), file };

@@ -6,8 +6,9 @@ use bridge::Limited;
 /// Writes the line: a warning, or in a dry run a note.
 pub(crate) fn log(limited: &Limited) {
     let Limited { peer, kind, times } = limited;
-    // Of so many peers that their names would be the next flood, there is one line.
-    let peer = peer.map_or_else(|| "others".to_owned(), |peer| peer.to_string());
+    // Of so many peers that their names would be the next flood, there is one line; a limit of the node is nobody's.
+    let nobody = if kind.limit.is_of_node() { "any" } else { "others" };
+    let peer = peer.map_or_else(|| nobody.to_owned(), |peer| peer.to_string());
     let (limit, action) = (kind.limit.label(), kind.action.label());
     if kind.dry_run {
         tracing::info!(%peer, limit, action, times, dry_run = true, "limit would have been enforced");

@@ -11,6 +11,7 @@ mod lifecycle;
 mod limited;
 mod limits;
 mod logging;
+mod memory;
 mod metrics;
 mod node;
 mod recent;

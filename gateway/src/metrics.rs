@@ -17,13 +17,15 @@ use bridge::ending::Turned;
 use bridge::limited::Kind;
 use bridge::stats::{BUDGETS, DROPPED_BY, TOLD_BY};
 use bridge::{EndReason, Pause, Stats, Switchboard};
+use config::units::Bytes;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use shard::limit::Gate;
 
 use crate::admin::Requests;
+use crate::in_force::Live;
 use crate::recent::Recent;
-pub(crate) use process::Descriptors;
+pub(crate) use process::{Descriptors, resident_bytes};
 
 /// Where the figures come from.
 pub(crate) struct Sources {
@@ -33,6 +35,8 @@ pub(crate) struct Sources {
     pub(crate) switchboard: Arc<Switchboard>,
     /// For the bound of connections and the peers.
     pub(crate) gate: Arc<Gate>,
+    /// For the bound of memory.
+    pub(crate) live: Arc<Live>,
     /// What the HTTP side has answered.
     pub(crate) requests: Arc<Requests>,
     /// Milliseconds since the process started, on the clock of [`Stats::last_turn_ms`].
@@ -108,6 +112,7 @@ const SHARD_GAUGES: &[Sum] = &[
 ];
 
 const BUILD_INFO: &str = "gateway_build_info";
+const MEMORY_LIMIT: &str = "gateway_memory_limit_bytes";
 const CONNECTIONS_LIMIT: &str = "gateway_connections_limit";
 const PAUSED_BY_REASON: &str = "gateway_connections_paused_by_reason";
 const LAST_TURN_AGE: &str = "gateway_shard_last_turn_age_seconds";
@@ -303,6 +308,9 @@ impl Register<'_> {
         self.describe_gauge(CONNECTIONS_LIMIT, "Connections the node takes before it refuses more.");
         let limit = |from: &Sources| u64::from(from.gate.connections_max());
         self.gauge(CONNECTIONS_LIMIT, Vec::<Label>::new(), Box::new(limit));
+        self.describe_gauge(MEMORY_LIMIT, "Resident memory beyond which nobody new comes in; 0: no limit.");
+        let limit = |from: &Sources| from.live.now().settings.node_limits.memory.map_or(0, Bytes::as_u64);
+        self.gauge(MEMORY_LIMIT, Vec::<Label>::new(), Box::new(limit));
         self.describe_gauge(PEERS, "Peers (IPv4 addresses, IPv6 /64s) with a connection.");
         self.gauge(PEERS, Vec::<Label>::new(), Box::new(|from| from.gate.peers().len() as u64));
         self.describe_counter(

@@ -156,6 +156,39 @@ fn networks_have_a_factor_an_exemption_or_a_block() {
 }
 
 #[test]
+fn without_memory_left_newcomers_are_refused_and_who_is_in_is_served_on() {
+    let gateway = Gateway::start("");
+    let mut http = gateway.http();
+    let mut stays = gateway.client("/echo");
+    // Less than any process has.
+    gateway.configure("[limits.node]\nmemory = '1MiB'\ndry_run = true");
+    http.call("POST", "/v1/reload").good(200);
+    gateway.logged(&["memory is at its limit: it is only counted"]);
+    gateway.client("/echo").echoes("only counted");
+    gateway.logged(&["limit would have been enforced", "node_memory"]);
+    gateway.configure("[limits.node]\nmemory = '1MiB'");
+    http.call("POST", "/v1/reload").good(200);
+    gateway.logged(&["memory is at its limit: new connections are refused"]);
+    let mut refused = gateway.raw();
+    refused.send(upgrade_request("/echo").as_bytes());
+    let head = refused.head();
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("Retry-After: "), "{head}");
+    gateway.logged(&["limit enforced", "node_memory"]);
+    stays.echoes("still served");
+    let metrics = gateway.metrics();
+    assert_eq!(metrics.turned("memory"), 1.0);
+    assert_eq!(metrics.value(&limited("node_memory", "refuse", false)), 1.0);
+    assert_eq!(metrics.value(&limited("node_memory", "refuse", true)), 1.0);
+    assert_eq!(metrics.value("gateway_memory_limit_bytes"), f64::from(1 << 20));
+    assert!(metrics.value("process_resident_memory_bytes") > f64::from(1 << 20));
+    gateway.configure("[limits.node]\nmemory = '1GiB'");
+    http.call("POST", "/v1/reload").good(200);
+    gateway.logged(&["memory is below its limit"]);
+    gateway.client("/echo").echoes("there is room again");
+    gateway.stop();
+}
+
+#[test]
 fn a_blocked_network_is_shown_out_and_kept_out_until_the_block_is_lifted() {
     let gateway = Gateway::start("");
     let mut http = gateway.http();

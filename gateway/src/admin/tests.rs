@@ -178,6 +178,7 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
     let routes = vec![RouteInfo { name: "rooms".to_owned(), path: "/rooms/{room}".to_owned() }];
     let mut settings = config::Settings::default();
     settings.http.request_bytes = config::units::Bytes::new(100);
+    let live = Arc::new(Live::new(InForce { number: 1, settings, tokens, routes }));
     Admin {
         gate: Arc::new(shard::limit::Gate::new(shard::limit::GateSizes {
             connections: 1000,
@@ -190,7 +191,7 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
         publisher: publisher.clone(),
         switchboard: Arc::clone(&switchboard),
         stats: stats.clone(),
-        live: Arc::new(Live::new(InForce { number: 1, settings, tokens, routes })),
+        live: Arc::clone(&live),
         recent: Arc::new(Recent::new(100)),
         walk: tokio::sync::Mutex::new(()),
         requests: Arc::default(),
@@ -208,6 +209,7 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
             switchboard,
             publisher,
             recent: Arc::new(Recent::new(1)),
+            live,
             requests: Arc::default(),
             clock: Box::new(|| 1000),
             refusal_labels: &["origin"],

@@ -31,6 +31,7 @@ const INTERVAL_MAX_S: u64 = 3_600;
 pub(super) fn rows(question: &Question, machine: &Machine, nodes: u64) -> Vec<Row> {
     let mut rows = Vec::new();
     rows.extend(configured(question));
+    rows.extend(configured_memory(question));
     rows.push(descriptors(question, machine));
     rows.push(nr_open(question, machine));
     rows.push(file_max(question, machine));
@@ -100,6 +101,30 @@ fn configured(question: &Question) -> Option<Row> {
         verdict: if lacks { Verdict::Lacks } else { Verdict::Good },
         why: "The configuration refuses more with 503.",
         fixes,
+    })
+}
+
+/// A limit of memory in the file that the plan would meet.
+fn configured_memory(question: &Question) -> Option<Row> {
+    let limit = question.settings.node_limits.memory?.as_u64();
+    let cost = &question.cost;
+    let (full, quiet) =
+        (cost.of_process(question.connections), cost.of_process(question.connections) - cost.backlog_bytes);
+    let verdict = match (quiet >= limit, full >= limit) {
+        (true, _) => Verdict::Lacks,
+        (false, true) => Verdict::Tight,
+        (false, false) => Verdict::Good,
+    };
+    let mib = full / (1 << 20) + 1;
+    let fixes = [Fix::new(CONFIGURATION, format!("limits.node.memory = \"{mib}MiB\""))];
+    Some(Row {
+        subject: "limits.node.memory",
+        here: size(limit),
+        needed: size(full),
+        fits: Some(limit / (cost.each() - cost.kernel_bytes)),
+        verdict,
+        why: "Beyond it new connections are refused with 503. Needed with full backlogs; the empty process comes on top.",
+        fixes: if verdict == Verdict::Good { Vec::new() } else { fixes.to_vec() },
     })
 }
 

@@ -72,6 +72,11 @@ impl Cost {
         connections.saturating_mul(self.each()).saturating_add(self.backlog_bytes)
     }
 
+    /// Bytes of the process itself with so many: without the kernel's, and without what an empty one has.
+    pub(super) fn of_process(&self, connections: u64) -> u64 {
+        connections.saturating_mul(self.each() - self.kernel_bytes).saturating_add(self.backlog_bytes)
+    }
+
     /// How many a memory of so many bytes holds.
     pub(super) fn connections_in(&self, memory_bytes: Option<u64>) -> Option<u64> {
         Some(usable(memory_bytes?).saturating_sub(self.backlog_bytes) / self.each())

@@ -195,6 +195,21 @@ fn a_configured_bound_below_the_plan_is_told() {
 }
 
 #[test]
+fn a_configured_limit_of_memory_is_held_against_the_plan_with_and_without_full_backlogs() {
+    let verdict = |memory: &str, plan| {
+        let report =
+            diagnose(&settings(&format!("[limits.node]\nmemory = '{memory}'")), &machine(), Some(plan));
+        let row = row(&report, "limits.node.memory");
+        assert_eq!(row.fixes.is_empty(), row.verdict == Verdict::Good);
+        row.verdict
+    };
+    // A thousand connections are 116 kB of the process, and all backlogs 256 MiB.
+    assert_eq!(verdict("1GiB", 1000), Verdict::Good);
+    assert_eq!(verdict("200MiB", 1000), Verdict::Tight);
+    assert_eq!(verdict("1MiB", 10_000), Verdict::Lacks);
+}
+
+#[test]
 fn each_kernel_setting_that_falls_short_has_its_line() {
     for (name, here, line) in [
         ("net.core.somaxconn", 128, "sysctl -w net.core.somaxconn=16384"),

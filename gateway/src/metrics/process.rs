@@ -80,7 +80,8 @@ impl Process {
     }
 }
 
-fn resident_bytes() -> Option<u64> {
+/// Resident memory of the process.
+pub(crate) fn resident_bytes() -> Option<u64> {
     let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
     let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok()??;
     Some(pages * u64::try_from(page_bytes).ok()?)

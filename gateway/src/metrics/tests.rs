@@ -63,6 +63,7 @@ fn metrics() -> Metrics {
         publisher: Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded)),
         switchboard,
         recent: Arc::new(Recent::new(1)),
+        live: Arc::new(Live::new(crate::in_force::InForce::new(1, config::Settings::default()).unwrap())),
         requests: Arc::default(),
         clock: Box::new(|| 2500),
         refusal_labels: &["origin", "not_found"],

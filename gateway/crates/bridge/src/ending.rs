@@ -88,6 +88,8 @@ pub enum Turned {
     TableFull,
     /// Too many handshakes in flight.
     Handshakes,
+    /// The process holds as much memory as it may.
+    Memory,
     /// The process has no descriptor left.
     Descriptors,
     /// The client left, or was reset, before its head was complete.
@@ -106,9 +108,10 @@ pub enum Turned {
 
 impl Turned {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TableFull,
         Self::Handshakes,
+        Self::Memory,
         Self::Descriptors,
         Self::Left,
         Self::Channels,
@@ -124,6 +127,7 @@ impl Turned {
         match self {
             Self::TableFull => "table_full",
             Self::Handshakes => "handshakes",
+            Self::Memory => "memory",
             Self::Descriptors => "descriptors",
             Self::Left => "left",
             Self::Channels => "channels",

@@ -19,17 +19,26 @@ pub enum Limit {
     PeerBytes,
     /// Messages of one connection in a second.
     ConnectionMessages,
+    /// Connections of the node, or of one shard's table.
+    NodeConnections,
+    /// Handshakes in flight.
+    NodeHandshakes,
+    /// Resident memory of the process.
+    NodeMemory,
 }
 
 impl Limit {
     /// Every limit, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Blocked,
         Self::PeerConnections,
         Self::PeerConnects,
         Self::PeerMessages,
         Self::PeerBytes,
         Self::ConnectionMessages,
+        Self::NodeConnections,
+        Self::NodeHandshakes,
+        Self::NodeMemory,
     ];
 
     /// The label.
@@ -42,6 +51,9 @@ impl Limit {
             Self::PeerMessages => "peer_messages",
             Self::PeerBytes => "peer_bytes",
             Self::ConnectionMessages => "connection_messages",
+            Self::NodeConnections => "node_connections",
+            Self::NodeHandshakes => "node_handshakes",
+            Self::NodeMemory => "node_memory",
         }
     }
 
@@ -54,7 +66,14 @@ impl Limit {
             Self::PeerConnects => "connect_rate",
             Self::PeerMessages | Self::ConnectionMessages => "message_rate",
             Self::PeerBytes => "byte_rate",
+            Self::NodeConnections | Self::NodeHandshakes | Self::NodeMemory => "overloaded",
         }
+    }
+
+    /// Whether it is the node's, and so nobody's fault who comes.
+    #[must_use]
+    pub const fn is_of_node(self) -> bool {
+        matches!(self, Self::NodeConnections | Self::NodeHandshakes | Self::NodeMemory)
     }
 }
 
@@ -109,8 +128,8 @@ impl Kind {
         (self.limit as usize * Action::ALL.len() + self.action as usize) * 2 + self.dry_run as usize
     }
 
-    /// Those that can happen: who comes in is refused or closed, what is sent is paused, dropped or closed, and a block
-    /// has no dry run.
+    /// Those that can happen: who comes in is refused or closed, by the node refused only, what is sent is paused,
+    /// dropped or closed. A block has no dry run, nor have the sizes of tables.
     pub fn all() -> impl Iterator<Item = Self> {
         let coming = [Action::Refuse, Action::Close];
         let sending = [Action::Pause, Action::Drop, Action::Close];
@@ -118,10 +137,13 @@ impl Kind {
             let actions: &[Action] = match limit {
                 Limit::Blocked | Limit::PeerConnections | Limit::PeerConnects => &coming,
                 Limit::PeerMessages | Limit::PeerBytes | Limit::ConnectionMessages => &sending,
+                Limit::NodeConnections | Limit::NodeHandshakes | Limit::NodeMemory => &coming[..1],
             };
             let actions = actions.to_vec();
+            let has_no_dry_run =
+                matches!(limit, Limit::Blocked | Limit::NodeConnections | Limit::NodeHandshakes);
             actions.into_iter().flat_map(move |action| {
-                let dry = [false, true].into_iter().filter(move |dry| !*dry || limit != Limit::Blocked);
+                let dry = [false, true].into_iter().filter(move |dry| !*dry || !has_no_dry_run);
                 dry.map(move |dry_run| Self { limit, action, dry_run })
             })
         })
@@ -131,7 +153,7 @@ impl Kind {
 /// How often one peer hit one limit, within about a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limited {
-    /// Whose; `None` for all those who did not fit into the second's list.
+    /// Whose; `None` for all those who did not fit into the second's list, and where the limit is the node's.
     pub peer: Option<IpAddr>,
     /// Which limit, and what was done.
     pub kind: Kind,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use bridge::ending::Turned;
+use bridge::limited::{Action, Kind, Limit};
 
 use crate::net::{Accepted, Hangup, Net};
 use crate::trust::Introduction;
@@ -48,6 +49,9 @@ impl<N: Net> Shard<N> {
         if let Some(turned) = entrance.turned {
             self.stats.turned[turned as usize].add(1);
         }
+        if let Some(full) = entrance.full {
+            self.note_limit(None, full);
+        }
         let exceeded = self.judged(peer, entrance.over, entrance.retry_ticks);
         let Some(admitted) = entrance.admitted else {
             self.net.close(socket, Hangup::Reset);
@@ -76,6 +80,8 @@ impl<N: Net> Shard<N> {
                 // Whoever was only let in to be told 503 is counted already.
                 if entrance.turned.is_none() {
                     self.stats.turned[Turned::TableFull as usize].add(1);
+                    let limit = Limit::NodeConnections;
+                    self.note_limit(None, Kind { limit, action: Action::Refuse, dry_run: false });
                 }
                 self.gate.handshake_done(&admitted);
                 self.gate.release(admitted, self.rules.limits.peers(), self.now);

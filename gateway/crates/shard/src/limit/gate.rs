@@ -1,13 +1,14 @@
-//! The node's gate: how many connections and handshakes there may be over all shards, and which peers may have them.
+//! The node's gate: how many connections and handshakes there may be over all shards, which peers may have them, and
+//! whether memory is left for any.
 //!
 //! [`Gate::admit`] is the only way to an [`Admitted`], and a table takes no connection without one; giving it back
 //! ([`Gate::release`]) is the only way to get rid of it. So what was counted in is counted out.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use bridge::ending::Turned;
-use bridge::limited::Limit;
+use bridge::limited::{Action, Kind, Limit};
 
 use super::blocks::Blocks;
 use super::peers::{Over, PeerSizes, Peers};
@@ -50,6 +51,19 @@ pub struct GateSizes {
     pub ipv6_prefix: u8,
 }
 
+/// How the process stands with its memory. Whoever watches it says so; admissions read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Memory {
+    /// There is room, or no limit.
+    #[default]
+    Free,
+    /// It is used up, and that is only counted.
+    OverInDryRun,
+    /// It is used up: nobody new comes in.
+    Over,
+}
+
 /// What became of somebody at the gate.
 #[derive(Debug)]
 pub struct Entrance {
@@ -57,6 +71,8 @@ pub struct Entrance {
     pub admitted: Option<Admitted>,
     /// Why it is turned away, and only let in to be told.
     pub turned: Option<Turned>,
+    /// The limit of the node that it met, whether or not anything follows from that.
+    pub full: Option<Kind>,
     /// The limit that its peer has exceeded, whether or not anything follows from that.
     pub over: Option<Limit>,
     /// Ticks until trying again makes sense, where that is known.
@@ -69,6 +85,7 @@ pub struct Gate {
     connections: AtomicU32,
     handshakes: AtomicU32,
     turning: AtomicU32,
+    memory: AtomicU8,
     peers: Peers,
     blocks: Blocks,
 }
@@ -76,6 +93,11 @@ pub struct Gate {
 /// Counts one in unless that breaks the bound.
 fn enter(counter: &AtomicU32, most: u32) -> bool {
     counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1)).is_ok()
+}
+
+/// A limit of the node that was met.
+const fn refused(limit: Limit, dry_run: bool) -> Kind {
+    Kind { limit, action: Action::Refuse, dry_run }
 }
 
 /// What a peer has too much of, as the rest of the program calls it, and ticks to wait.
@@ -95,43 +117,61 @@ impl Gate {
         let live = sizes.connections.saturating_add(TURNING_MAX);
         let peers = Peers::new(PeerSizes { live, recent: sizes.recent_peers }, sizes.ipv6_prefix);
         let (connections, handshakes, turning) = (zero(0), zero(0), zero(0));
-        Self { sizes, connections, handshakes, turning, peers, blocks: Blocks::default() }
+        let memory = AtomicU8::new(Memory::Free as u8);
+        Self { sizes, connections, handshakes, turning, memory, peers, blocks: Blocks::default() }
     }
 
     /// Counts a connection, and its handshake, in. Over a bound some are still let in, marked, to be told so.
     /// `is_named`: this is the peer, and not a proxy that will name it.
     pub fn admit(&self, address: IpAddr, is_named: bool, rules: &PeerRules, now: u32) -> Entrance {
         let key = self.peers.key(address);
-        let away = |turned| Entrance { admitted: None, turned: Some(turned), over: None, retry_ticks: 0 };
-        if rules.limits_of(key).is_blocked || self.blocks.contain(key, now) {
-            return Entrance { over: Some(Limit::Blocked), ..away(Turned::Blocked) };
-        }
-        let full = if !enter(&self.handshakes, self.sizes.handshakes) {
-            Some(Turned::Handshakes)
-        } else if !enter(&self.connections, self.sizes.connections) {
-            self.handshakes.fetch_sub(1, Ordering::Relaxed);
-            Some(Turned::TableFull)
-        } else {
-            None
+        let away = |turned, full| Entrance {
+            admitted: None,
+            turned: Some(turned),
+            full,
+            over: None,
+            retry_ticks: 0,
         };
-        if let Some(turned) = full
+        if rules.limits_of(key).is_blocked || self.blocks.contain(key, now) {
+            return Entrance { over: Some(Limit::Blocked), ..away(Turned::Blocked, None) };
+        }
+        let (turned, full) = self.count();
+        if let Some(turned) = turned
             && !enter(&self.turning, TURNING_MAX)
         {
-            return away(turned);
+            return away(turned, full);
         }
-        let mark = if full.is_some() { TURNING } else { 0 };
+        let mark = if turned.is_some() { TURNING } else { 0 };
         let Some((slot, over)) = self.peers.enter(key, rules, now) else {
-            self.uncount(full.is_some());
-            return away(Turned::TableFull);
+            self.uncount(turned.is_some());
+            return away(Turned::TableFull, Some(refused(Limit::NodeConnections, false)));
         };
         let admitted = Admitted(slot | mark);
         // Whoever is turned away for our reasons is not blamed as well; a proxy is not, for those behind it.
-        let (over, retry_ticks) = limit(over.filter(|_| full.is_none() && is_named));
-        let let_in = Entrance { admitted: Some(admitted), turned: full, over, retry_ticks };
+        let (over, retry_ticks) = limit(over.filter(|_| turned.is_none() && is_named));
+        let let_in = Entrance { admitted: Some(admitted), turned, full, over, retry_ticks };
         if over.is_some() && !rules.dry_run && rules.refuse == Refuse::Answer {
             return self.turn(let_in, rules, now);
         }
         let_in
+    }
+
+    /// Counts a connection and its handshake, unless a limit of the node is met: why it is turned away then, and the
+    /// limit, which in a dry run turns nobody away.
+    fn count(&self) -> (Option<Turned>, Option<Kind>) {
+        let memory = self.memory.load(Ordering::Relaxed);
+        if memory == Memory::Over as u8 {
+            return (Some(Turned::Memory), Some(refused(Limit::NodeMemory, false)));
+        }
+        if !enter(&self.handshakes, self.sizes.handshakes) {
+            return (Some(Turned::Handshakes), Some(refused(Limit::NodeHandshakes, false)));
+        }
+        if !enter(&self.connections, self.sizes.connections) {
+            self.handshakes.fetch_sub(1, Ordering::Relaxed);
+            return (Some(Turned::TableFull), Some(refused(Limit::NodeConnections, false)));
+        }
+        let counted_only = memory == Memory::OverInDryRun as u8;
+        (None, counted_only.then_some(refused(Limit::NodeMemory, true)))
     }
 
     /// Counts somebody who has exceeded a limit among those who are only let in to be told.
@@ -207,6 +247,11 @@ impl Gate {
     #[must_use]
     pub fn handshakes(&self) -> u32 {
         self.handshakes.load(Ordering::Relaxed)
+    }
+
+    /// Says how the process stands with its memory, from the next admission on.
+    pub fn set_memory(&self, memory: Memory) {
+        self.memory.store(memory as u8, Ordering::Relaxed);
     }
 
     /// Most connections.
@@ -340,6 +385,33 @@ mod tests {
             assert_eq!((second.turned, second.over), (None, Some(Limit::PeerConnections)));
             assert!(!second.admitted.unwrap().is_turning());
         }
+    }
+
+    #[test]
+    fn without_memory_left_nobody_new_comes_in_and_who_is_in_stays() {
+        let (gate, rules) = (gate(10, 10), PeerRules::default());
+        let admit = || gate.admit(peer(), true, &rules, 0);
+        let mut all = vec![admit()];
+        gate.set_memory(Memory::OverInDryRun);
+        all.push(admit());
+        let dry = Kind { limit: Limit::NodeMemory, action: Action::Refuse, dry_run: true };
+        assert_eq!((all[1].turned, all[1].full, gate.connections()), (None, Some(dry), 2));
+        gate.set_memory(Memory::Over);
+        all.push(admit());
+        assert_eq!(
+            (all[2].turned, all[2].full.map(|full| full.dry_run)),
+            (Some(Turned::Memory), Some(false))
+        );
+        assert!(all[2].admitted.as_ref().unwrap().is_turning());
+        assert_eq!((gate.connections(), gate.handshakes()), (2, 2));
+        gate.set_memory(Memory::Free);
+        all.push(admit());
+        assert_eq!((all[3].turned, all[3].full, gate.connections()), (None, None, 3));
+        for admitted in all.into_iter().map(|entrance| entrance.admitted.unwrap()) {
+            gate.handshake_done(&admitted);
+            gate.release(admitted, &rules, 0);
+        }
+        assert_eq!((gate.connections(), gate.handshakes(), gate.peers().len()), (0, 0, 0));
     }
 
     #[test]

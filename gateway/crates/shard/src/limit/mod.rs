@@ -13,7 +13,7 @@ mod traffic;
 
 pub use blocks::{BLOCKS_MAX, Block, Blocks, BlocksFull};
 pub use bytes::NodeBytes;
-pub use gate::{Admitted, Entrance, Gate, GateSizes};
+pub use gate::{Admitted, Entrance, Gate, GateSizes, Memory};
 pub use gcra::Rate;
 pub use networks::{IPV6_PREFIX_MAX, Network, Networks, PeerKey};
 pub use peers::Peers;

@@ -47,12 +47,12 @@ pub(crate) struct Notices {
 }
 
 impl Notices {
-    fn add(&mut self, peer: IpAddr, kind: Kind) {
-        let of = |notice: &&mut Limited| notice.kind == kind && notice.peer == Some(peer);
+    fn add(&mut self, peer: Option<IpAddr>, kind: Kind) {
+        let of = |notice: &&mut Limited| notice.kind == kind && notice.peer == peer;
         if let Some(notice) = self.list.iter_mut().find(of) {
             notice.times += 1;
         } else if self.list.len() < NOTICES_MAX {
-            self.list.push(Limited { peer: Some(peer), kind, times: 1 });
+            self.list.push(Limited { peer, kind, times: 1 });
         } else if let Some(others) = self.list.get_mut(NOTICES_MAX) {
             others.times += 1;
         } else {
@@ -76,7 +76,7 @@ impl<N: Net> Shard<N> {
         let dry_run = rules.dry_run && limit != Limit::Blocked;
         let closes = rules.refuse == Refuse::Close && limit != Limit::Blocked;
         let action = if closes { Action::Close } else { Action::Refuse };
-        self.note_limit(peer, Kind { limit, action, dry_run });
+        self.note_limit(Some(peer), Kind { limit, action, dry_run });
         (!dry_run).then_some(Exceeded { limit, retry_ticks })
     }
 
@@ -92,10 +92,11 @@ impl<N: Net> Shard<N> {
     pub(crate) fn limited(&mut self, key: Key, kind: Kind) {
         let Some(conn) = self.conns.get(key) else { return };
         let peer = self.gate.peers().address(conn.admission.peer());
-        self.note_limit(peer, kind);
+        self.note_limit(Some(peer), kind);
     }
 
-    fn note_limit(&mut self, peer: IpAddr, kind: Kind) {
+    /// Counts a limit that was hit: by whom, unless it is the node's.
+    pub(crate) fn note_limit(&mut self, peer: Option<IpAddr>, kind: Kind) {
         self.stats.limited[kind.place()].add(1);
         self.notices.add(peer, kind);
     }
