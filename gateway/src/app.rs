@@ -92,6 +92,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         identity: Identity { node: name.clone(), epoch, shard: 0 },
         sizes: node::sizes(settings, plan),
         rules,
+        upstreams: Vec::new(),
         gate: Arc::clone(&gate),
         node_bytes: Arc::new(NodeBytes::new(settings.backlog.node_bytes.as_u64())),
         switchboard: Arc::clone(&switchboard),

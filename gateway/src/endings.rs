@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bridge::event::Ending;
-use bridge::{ConnId, Epoch, Event, NodeName};
+use bridge::{ConnId, Epoch, Event, NodeName, User};
 use net::Clock;
 
 use crate::admin::unix_ms;
@@ -45,6 +45,7 @@ impl EndingsLog {
                 self.recent.keep(unix_ms(), ending);
             }
             Event::Limited(limited) => limited::log(&limited),
+            Event::Inbound(_) | Event::Authorize(_) => {}
         }
     }
 
@@ -75,6 +76,7 @@ impl EndingsLog {
         tracing::info!(
             connection = %id,
             peer = %ending.peer,
+            user = ending.principal.as_ref().and_then(|principal| principal.user.as_ref()).map(User::as_str),
             route = live.routes.get(usize::from(ending.route)).map_or("", |route| route.name.as_str()),
             reason = ending.reason.label(),
             age_seconds = f64::from(ending.age_ticks) / 10.0,

@@ -13,6 +13,7 @@ mod process;
 use std::sync::Arc;
 
 use backend::{BusState, Publisher};
+use bridge::command::NotDone;
 use bridge::ending::Turned;
 use bridge::limited::Kind;
 use bridge::stats::{BUDGETS, DROPPED_BY, TOLD_BY};
@@ -74,6 +75,8 @@ const COUNTERS: &[Sum] = &[
     ("gateway_pings_sent_total", |s| s.pings.value(), "Heartbeat pings sent."),
     ("gateway_pongs_received_total", |s| s.pongs.value(), "Pongs received."),
     ("gateway_auto_replies_total", |s| s.auto_replies.value(), "Messages from clients that their route answered at once, and nobody else heard."),
+    ("gateway_inbound_events_total", |s| s.inbound.value(), "Events of connections handed to backends and the bus."),
+    ("gateway_inbound_given_up_total", |s| s.inbound_given_up.value(), "Closed events that nobody had taken when a drain was over."),
     ("gateway_publishes_delayed_total", |s| s.publishes_delayed.value(), "Publishes of clients that waited because a mailbox was full."),
     ("gateway_deliveries_total", |s| s.deliveries.value(), "Subscribers that messages were due to, summed over messages."),
     ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited for a socket that took no more."),
@@ -94,6 +97,7 @@ const GAUGES: &[Sum] = &[
     ("gateway_backlog_entries", |s| s.backlog_entries.value(), "Frames that wait for slow sockets."),
     ("gateway_publishes_waiting", |s| s.unplaced.value(), "Publishes of clients that wait for a place in a mailbox."),
     ("gateway_publishes_waiting_bytes", |s| s.unplaced_bytes.value(), "Payload bytes of publishes that wait for a place in a mailbox."),
+    ("gateway_inbound_events_unsettled", |s| s.inbound_unsettled.value(), "Events that backends and the bus have and have not acknowledged."),
     ("gateway_assembly_bytes", |s| s.assembly_bytes.value(), "Bytes of messages that have not arrived whole."),
 ];
 
@@ -198,6 +202,12 @@ impl Register<'_> {
             "Opened connections that ended, by reason.",
             EndReason::ALL.iter().map(|reason| reason.label()),
             |stats, place| stats.ended[place].value(),
+        );
+        self.by_reason(
+            "gateway_commands_refused_total",
+            "Commands to a connection that were not done, by reason.",
+            NotDone::ALL.iter().map(|why| why.label()),
+            |stats, place| stats.commands_refused[place].value(),
         );
         self.describe_gauge(PAUSED_BY_REASON, "Connections not read, by reason; one may have several.");
         for pause in Pause::ALL {

@@ -92,6 +92,7 @@ mod tests {
             address: Address { shard: 0, slot, generation: 1 },
             peer: IpAddr::from([127, 0, 0, 1]),
             route: 0,
+            principal: None,
             reason: EndReason::ClientClose,
             age_ticks: 0,
             traffic: Traffic::default(),

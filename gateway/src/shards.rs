@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bridge::event::Batch;
-use bridge::{Inbox, Mailbox, Outbox, Stats, Switchboard, Wake};
+use bridge::{Inbox, Mailbox, Outbox, Quota, Stats, Switchboard, Wake};
 use config::Settings;
 use net::{Clock, Listener, Prepared, SocketNet, clock, descriptors, event_loop, listener};
 use shard::limit::{Gate, NodeBytes};
@@ -31,6 +31,7 @@ pub(crate) struct Blueprint {
     pub(crate) identity: Identity,
     pub(crate) sizes: Sizes,
     pub(crate) rules: Rules,
+    pub(crate) upstreams: Vec<Quota>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) node_bytes: Arc<NodeBytes>,
     pub(crate) switchboard: Arc<Switchboard>,
@@ -238,6 +239,7 @@ impl Thread {
             identity: Identity { shard: self.number, ..blueprint.identity },
             sizes: blueprint.sizes,
             rules: blueprint.rules,
+            upstreams: blueprint.upstreams,
             gate: blueprint.gate,
             node_bytes: blueprint.node_bytes,
             switchboard: blueprint.switchboard,

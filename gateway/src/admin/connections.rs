@@ -4,7 +4,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use bridge::command::NotSubscribed;
+use bridge::command::NotDone;
 use bridge::{Address, Command, ConnId, Description, Epoch, NodeName};
 use data_encoding::BASE64URL_NOPAD;
 use hyper::StatusCode;
@@ -36,7 +36,9 @@ pub(super) async fn send(admin: &Admin, call: Call) -> Answer {
     let to = admin.locate(call.variable(0))?;
     let message = message(&call)?;
     drop(call);
-    let sent = admin.ask(to.shard, SHARD_DEADLINE, |reply| Command::Send { to, message, reply }).await?;
+    let sent = admin
+        .ask(to.shard, SHARD_DEADLINE, |reply| Command::Send { to, message, by: None, reply: Some(reply) })
+        .await?;
     sent.map_err(|_| Problem::gone())?;
     Ok(empty(StatusCode::ACCEPTED))
 }
@@ -61,7 +63,7 @@ pub(super) async fn close(admin: &Admin, call: &Call) -> Answer {
         ));
     }
     let whom = admin.locate(call.variable(0))?;
-    let command = |reply| Command::Close { whom, code, reason: reason.into(), reply };
+    let command = |reply| Command::Close { whom, code, reason: reason.into(), by: None, reply: Some(reply) };
     admin.ask(whom.shard, SHARD_DEADLINE, command).await?.map_err(|_| Problem::gone())?;
     Ok(empty(StatusCode::ACCEPTED))
 }
@@ -70,11 +72,11 @@ pub(super) async fn close(admin: &Admin, call: &Call) -> Answer {
 pub(super) async fn subscribe(admin: &Admin, call: &Call) -> Answer {
     Query::parse(call.query.as_deref(), &[])?;
     let (whom, channel) = (admin.locate(call.variable(0))?, channel(call.variable(1))?);
-    let command = |reply| Command::Subscribe { whom, channel, reply };
+    let command = |reply| Command::Subscribe { whom, channel, by: None, reply: Some(reply) };
     match admin.ask(whom.shard, SHARD_DEADLINE, command).await? {
         Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
-        Err(NotSubscribed::Gone) => Err(Problem::gone()),
-        Err(NotSubscribed::Full) => Err(Problem::new(
+        Err(NotDone::Gone | NotDone::NotOwner) => Err(Problem::gone()),
+        Err(NotDone::Full) => Err(Problem::new(
             Reason::ChannelsFull,
             "The connection has as many channels as it may, or the node has; unsubscribe one, or raise \
              limits.subscriptions_per_connection or limits.channels.",
@@ -86,7 +88,7 @@ pub(super) async fn subscribe(admin: &Admin, call: &Call) -> Answer {
 pub(super) async fn unsubscribe(admin: &Admin, call: &Call) -> Answer {
     Query::parse(call.query.as_deref(), &[])?;
     let (whom, channel) = (admin.locate(call.variable(0))?, channel(call.variable(1))?);
-    let command = |reply| Command::Unsubscribe { whom, channel, reply };
+    let command = |reply| Command::Unsubscribe { whom, channel, by: None, reply: Some(reply) };
     admin.ask(whom.shard, SHARD_DEADLINE, command).await?.map_err(|_| Problem::gone())?;
     Ok(empty(StatusCode::NO_CONTENT))
 }

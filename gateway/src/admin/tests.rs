@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use backend::Embedded;
-use bridge::command::{ChannelRanking, NotSubscribed, Ranking, Traffic};
+use bridge::command::{ChannelRanking, NotDone, Ranking, Traffic};
 use bridge::mailbox::mailbox;
 use bridge::{Address, Channel, Command, ConnId, Delivered, Description, Inbox, Page, Wake};
 use bytes::Bytes;
@@ -60,6 +60,9 @@ impl Scripted {
             address: Address { shard: self.shard, slot, generation: 1 },
             peer: "127.0.0.1".to_owned(),
             route: 0,
+            user: None,
+            state: bytes::Bytes::new(),
+            unsettled: 0,
             age_ticks: 12,
             quiet_ticks: 3,
             channels: vec![Channel::parse("room.1").unwrap()],
@@ -76,7 +79,8 @@ impl Scripted {
     }
 
     fn obey(&mut self, command: Command) {
-        let gone = bridge::command::Gone;
+        let gone = NotDone::Gone;
+        let answer = |reply: bridge::command::Reply, done| reply.unwrap().send(done).unwrap_or_default();
         // An asker that left does not matter to a shard.
         match command {
             Command::Publish(publish) => {
@@ -86,23 +90,23 @@ impl Scripted {
                 publish.receipt.unwrap().add(Delivered { subscribers, queued, dropped: 0 });
             }
             Command::Send { to, reply, .. } => {
-                let _ = reply.send(self.holds(to).then_some(()).ok_or(gone));
+                answer(reply, self.holds(to).then_some(()).ok_or(gone));
             }
             Command::Close { whom, reply, .. } => {
                 let held = self.holds(whom) && self.open.remove(&whom.slot);
-                let _ = reply.send(held.then_some(()).ok_or(gone));
+                answer(reply, held.then_some(()).ok_or(gone));
             }
-            Command::Subscribe { whom, channel, reply } => {
+            Command::Subscribe { whom, channel, reply, .. } => {
                 let full = channel.as_str() == "full";
-                let answer = match (self.holds(whom), full) {
-                    (false, _) => Err(NotSubscribed::Gone),
-                    (true, true) => Err(NotSubscribed::Full),
+                let done = match (self.holds(whom), full) {
+                    (false, _) => Err(NotDone::Gone),
+                    (true, true) => Err(NotDone::Full),
                     (true, false) => Ok(()),
                 };
-                let _ = reply.send(answer);
+                answer(reply, done);
             }
             Command::Unsubscribe { whom, reply, .. } => {
-                let _ = reply.send(self.holds(whom).then_some(()).ok_or(gone));
+                answer(reply, self.holds(whom).then_some(()).ok_or(gone));
             }
             Command::Describe { whom, reply } => {
                 let found = self.holds(whom).then(|| Box::new(self.describe(whom.slot)));
@@ -145,7 +149,11 @@ impl Scripted {
                 let _ = reply.send((per_ten_thousand > 0).then_some(self.open.len() as u32));
             }
             Command::EnforceBlocks => {}
-            Command::Drain(_) | Command::Obey { .. } => {}
+            Command::Drain(_)
+            | Command::Obey { .. }
+            | Command::SetState { .. }
+            | Command::CloseUser { .. } => {}
+            Command::Authorized { .. } | Command::Settle { .. } => {}
         }
     }
 }

@@ -5,26 +5,47 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::authorize::Decision;
 use crate::channel::Channel;
 use crate::ending::EndReason;
 use crate::id::Address;
+use crate::inbound::{Settled, Upstream};
 use crate::message::Message;
+use crate::principal::User;
 use crate::stats::Pause;
 
-/// The connection was not there: it ended, or never was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
-
-/// Why a connection was not subscribed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotSubscribed {
+/// Why something was not done to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum NotDone {
     /// It ended, or never was.
     Gone,
+    /// Its route tells its events somebody else.
+    NotOwner,
     /// It has as many channels as one may, or the shard's tables are full.
     Full,
 }
+
+impl NotDone {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Gone, Self::NotOwner, Self::Full];
+
+    /// The label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::NotOwner => "not_owner",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// Where the outcome goes; `None` when nobody waits for it. What was not done is counted either way.
+pub type Reply = Option<oneshot::Sender<Result<(), NotDone>>>;
 
 /// One order for a shard.
 #[derive(Debug)]
@@ -37,8 +58,10 @@ pub enum Command {
         to: Address,
         /// What.
         message: Message,
+        /// Only if its route tells its events this one.
+        by: Option<Upstream>,
         /// Whether it was there; not whether it has read it.
-        reply: oneshot::Sender<Result<(), Gone>>,
+        reply: Reply,
     },
     /// Close one connection politely.
     Close {
@@ -48,8 +71,10 @@ pub enum Command {
         code: u16,
         /// At most 123 bytes; longer ones are cut.
         reason: Box<str>,
+        /// Only if its route tells its events this one.
+        by: Option<Upstream>,
         /// Whether it was there.
-        reply: oneshot::Sender<Result<(), Gone>>,
+        reply: Reply,
     },
     /// Put a connection into a channel. Being in it already is success.
     Subscribe {
@@ -57,8 +82,10 @@ pub enum Command {
         whom: Address,
         /// Into what.
         channel: Channel,
+        /// Only if its route tells its events this one.
+        by: Option<Upstream>,
         /// How it went.
-        reply: oneshot::Sender<Result<(), NotSubscribed>>,
+        reply: Reply,
     },
     /// Take a connection out of a channel. Not being in it is success.
     Unsubscribe {
@@ -66,8 +93,46 @@ pub enum Command {
         whom: Address,
         /// Out of what.
         channel: Channel,
+        /// Only if its route tells its events this one.
+        by: Option<Upstream>,
         /// Whether the connection was there.
-        reply: oneshot::Sender<Result<(), Gone>>,
+        reply: Reply,
+    },
+    /// Give a connection another opaque state, for the events that are to come.
+    SetState {
+        /// Whose.
+        whom: Address,
+        /// At most [`crate::principal::STATE_BYTES_MAX`] bytes; the sender has checked it.
+        state: Bytes,
+        /// Only if its route tells its events this one.
+        by: Option<Upstream>,
+        /// Whether the connection was there.
+        reply: Reply,
+    },
+    /// Close all connections of a user politely.
+    CloseUser {
+        /// Whose.
+        user: User,
+        /// The close code; the sender has checked that it may be sent.
+        code: u16,
+        /// At most 123 bytes; longer ones are cut.
+        reason: Box<str>,
+        /// How many there were.
+        reply: oneshot::Sender<u32>,
+    },
+    /// The answer to [`crate::Event::Authorize`]. Whoever asked may be gone.
+    Authorized {
+        /// Who asked.
+        whom: Address,
+        /// May it come in?
+        decision: Box<Decision>,
+    },
+    /// So much is off the hands of an upstream, and there is room for as much again.
+    Settle {
+        /// Whose hands.
+        upstream: Upstream,
+        /// What; at most some thousands.
+        settled: Vec<Settled>,
     },
     /// Describe one connection.
     Describe {
@@ -265,6 +330,12 @@ pub struct Description {
     pub peer: String,
     /// Number of its route.
     pub route: u16,
+    /// Its user, if an app server has named one.
+    pub user: Option<User>,
+    /// Its opaque state.
+    pub state: Bytes,
+    /// Events of it that its upstream has not settled.
+    pub unsettled: u32,
     /// Ticks of 100 ms since it was accepted.
     pub age_ticks: u32,
     /// Ticks of 100 ms since anything was received from it.

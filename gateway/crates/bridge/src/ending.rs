@@ -32,13 +32,17 @@ pub enum EndReason {
     GoingAway,
     /// The node goes on with fewer connections (1001).
     Shed,
+    /// Its upstream took nothing of it for too long (1013).
+    Upstream,
+    /// It was authorised for so long and no longer (1008).
+    Expired,
     /// A fault of ours (1011).
     Internal,
 }
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::ClientClose,
         Self::ClientGone,
         Self::Reset,
@@ -53,6 +57,8 @@ impl EndReason {
         Self::ApiClose,
         Self::GoingAway,
         Self::Shed,
+        Self::Upstream,
+        Self::Expired,
         Self::Internal,
     ];
 
@@ -74,6 +80,8 @@ impl EndReason {
             Self::ApiClose => "api_close",
             Self::GoingAway => "going_away",
             Self::Shed => "shed",
+            Self::Upstream => "upstream",
+            Self::Expired => "expired",
             Self::Internal => "internal",
         }
     }

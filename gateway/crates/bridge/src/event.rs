@@ -4,13 +4,17 @@
 //! has taken its ending, so an ending is never lost.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::authorize::Authorize;
 use crate::command::Traffic;
 use crate::ending::EndReason;
 use crate::id::Address;
+use crate::inbound::Inbound;
 use crate::limited::Limited;
+use crate::principal::Principal;
 
 /// Something that happened to a connection.
 #[derive(Debug)]
@@ -19,6 +23,10 @@ pub enum Event {
     Ended(Ending),
     /// A peer hit a limit, so often in about a second.
     Limited(Limited),
+    /// Something for app servers.
+    Inbound(Inbound),
+    /// Somebody asks to come in; [`crate::Command::Authorized`] is the answer.
+    Authorize(Box<Authorize>),
 }
 
 /// How a connection ended.
@@ -30,6 +38,8 @@ pub struct Ending {
     pub peer: IpAddr,
     /// Number of its route.
     pub route: u16,
+    /// What app servers have said of it.
+    pub principal: Option<Arc<Principal>>,
     /// Why.
     pub reason: EndReason,
     /// Ticks of 100 ms from accept to end.
@@ -64,6 +74,8 @@ pub struct Outbox {
     events: Vec<Event>,
     events_max: usize,
     sender: mpsc::Sender<Batch>,
+    /// Somebody waits for one of them.
+    urgent: bool,
     /// Tick at which the oldest of them was pushed.
     since: u32,
 }
@@ -72,7 +84,7 @@ impl Outbox {
     /// An outbox that gathers at most `events_max` events between two batches taken by `sender`'s other end.
     #[must_use]
     pub const fn new(shard: u16, events_max: usize, sender: mpsc::Sender<Batch>) -> Self {
-        Self { shard, events: Vec::new(), events_max, sender, since: 0 }
+        Self { shard, events: Vec::new(), events_max, sender, urgent: false, since: 0 }
     }
 
     /// Adds an event at this tick.
@@ -86,6 +98,7 @@ impl Outbox {
         if self.events.is_empty() {
             self.since = now;
         }
+        self.urgent |= matches!(event, Event::Inbound(_) | Event::Authorize(_));
         self.events.push(event);
         Ok(())
     }
@@ -108,11 +121,11 @@ impl Outbox {
         self.events.is_empty()
     }
 
-    /// Whether the batch should go now: it has waited a tick, or is large. An ending is news for a log, and waking its
-    /// reader for each one would cost more than the ending did.
+    /// Whether the batch should go now: somebody waits for it, or it has waited a tick, or is large. An ending is news for
+    /// a log, and waking its reader for each one would cost more than the ending did.
     #[must_use]
     pub const fn is_ripe(&self, now: u32) -> bool {
-        !self.events.is_empty() && (now != self.since || self.events.len() >= RIPE_EVENTS)
+        !self.events.is_empty() && (self.urgent || now != self.since || self.events.len() >= RIPE_EVENTS)
     }
 
     /// Hands the batch over. Returns `false` when the other end has no room; the events stay.
@@ -122,12 +135,14 @@ impl Outbox {
         }
         match self.sender.try_reserve() {
             Ok(place) => {
+                self.urgent = false;
                 place.send(Batch { shard: self.shard, events: std::mem::take(&mut self.events) });
                 true
             }
             Err(mpsc::error::TrySendError::Full(())) => false,
             // Nobody is left to tell: the program is ending, and events must not hold that up.
             Err(mpsc::error::TrySendError::Closed(())) => {
+                self.urgent = false;
                 self.events.clear();
                 true
             }
@@ -145,6 +160,7 @@ mod tests {
             address: Address { shard: 0, slot: 0, generation: 1 },
             peer: IpAddr::from([127, 0, 0, 1]),
             route: 0,
+            principal: None,
             reason: EndReason::ClientClose,
             age_ticks: 0,
             traffic: Traffic::default(),

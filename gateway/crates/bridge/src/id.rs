@@ -89,6 +89,18 @@ pub struct Address {
     pub generation: u32,
 }
 
+impl Address {
+    /// The partition of its events among so many: always the same, and spread evenly.
+    #[must_use]
+    pub const fn partition(self, partitions: u16) -> u16 {
+        // Slots and generations count up: an odd multiplier moves what differs into the upper bits (Fibonacci hashing).
+        let bits = ((self.generation as u64) << 32) | self.slot as u64;
+        let mixed = (bits ^ ((self.shard as u64) << 52)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let upper = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32;
+        ((upper * partitions as u64) >> 32) as u16
+    }
+}
+
 /// A connection among all nodes and all their lives.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ConnId {
@@ -156,6 +168,17 @@ mod tests {
             assert!(text.len() <= 64, "{text}");
             assert!(crate::Channel::parse(&text).is_ok());
         }
+    }
+
+    #[test]
+    fn partitions_are_even() {
+        let mut counts = [0u32; 16];
+        for slot in 0..16_000 {
+            let address = Address { shard: (slot % 4) as u16, slot: slot / 4, generation: slot + 1 };
+            counts[usize::from(address.partition(16))] += 1;
+            assert_eq!(address.partition(1), 0);
+        }
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
     }
 
     #[test]

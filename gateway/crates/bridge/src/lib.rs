@@ -5,24 +5,30 @@
 //! `wire` only, for the encodings a [`Message`] is kept in.
 #![forbid(unsafe_code)]
 
+pub mod authorize;
 pub mod channel;
 pub mod command;
 pub mod ending;
 pub mod event;
 pub mod id;
+pub mod inbound;
 pub mod limited;
 pub mod mailbox;
 pub mod message;
+pub mod principal;
 pub mod stats;
 pub mod switchboard;
 
+pub use authorize::{Authorize, Decision};
 pub use channel::Channel;
 pub use command::{Command, Delivered, Description, DrainPlan, Page, Publish, Receipt, Sealed};
 pub use ending::EndReason;
 pub use event::{Ending, Event, Outbox, OutboxFull};
 pub use id::{Address, ConnId, Epoch, NodeName};
+pub use inbound::{Inbound, Quota, Upstream};
 pub use limited::Limited;
 pub use mailbox::{Inbox, Mailbox, MailboxFull, Wake};
 pub use message::{Kind, Message};
+pub use principal::{Principal, User};
 pub use stats::{Pause, Stats};
 pub use switchboard::{ShardSet, Switchboard};

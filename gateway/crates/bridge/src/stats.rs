@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::command::NotDone;
 use crate::ending::{EndReason, Turned};
 
 /// A number that only grows.
@@ -121,11 +122,25 @@ pub enum Pause {
     Publishers,
     /// It, or its peer, has sent more than its rate allows.
     Limit,
+    /// As many of its messages are with its upstream as one connection may have there.
+    Window,
+    /// So much of its partition is with its upstream that there is no room for more.
+    Upstream,
+    /// Whether it may come in is being decided.
+    Authorize,
 }
 
 impl Pause {
     /// Every reason, in the order of their numbers; at most eight, which share a byte of the record.
-    pub const ALL: [Self; 4] = [Self::Reply, Self::Mailbox, Self::Publishers, Self::Limit];
+    pub const ALL: [Self; 7] = [
+        Self::Reply,
+        Self::Mailbox,
+        Self::Publishers,
+        Self::Limit,
+        Self::Window,
+        Self::Upstream,
+        Self::Authorize,
+    ];
 
     /// The label.
     #[must_use]
@@ -135,6 +150,9 @@ impl Pause {
             Self::Mailbox => "mailbox",
             Self::Publishers => "publishers",
             Self::Limit => "limit",
+            Self::Window => "window",
+            Self::Upstream => "upstream",
+            Self::Authorize => "authorize",
         }
     }
 }
@@ -179,6 +197,12 @@ pub struct Stats {
     pub bytes_out: Counter,
     /// Messages from clients that their route ignores.
     pub ignored: Counter,
+    /// Events handed to upstreams.
+    pub inbound: Counter,
+    /// Closed events that no upstream had taken when a drain was over.
+    pub inbound_given_up: Counter,
+    /// Events that upstreams have not settled.
+    pub inbound_unsettled: Gauge,
     /// Pings sent.
     pub pings: Counter,
     /// Pongs received.
@@ -187,6 +211,8 @@ pub struct Stats {
     pub ping_us: Histogram<{ PING_BOUNDS_US.len() }>,
     /// Messages from clients that their route answers at once.
     pub auto_replies: Counter,
+    /// Commands to a connection that were not done, by [`NotDone`].
+    pub commands_refused: [Counter; NotDone::ALL.len()],
     /// Publishes that waited because a mailbox had no room.
     pub publishes_delayed: Counter,
     /// Publishes that wait because a mailbox has no room.
@@ -262,9 +288,9 @@ impl Default for Stats {
         zero!(connections handshakes capacity accepted opened messages_in bytes_in messages_out bytes_out ignored
               pings pongs auto_replies publishes_delayed deliveries deliveries_queued fanout_pending
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
-              unplaced unplaced_bytes outbox_events
+              unplaced unplaced_bytes outbox_events inbound inbound_given_up inbound_unsettled
               last_turn_ms goodbyes cut rules listening;
-              refused turned ended peers_told limited deliveries_dropped budget_hits)
+              refused commands_refused turned ended peers_told limited deliveries_dropped budget_hits)
     }
 }
 

@@ -55,6 +55,7 @@ impl<N: Net> Shard<N> {
         self.audit_backlog()?;
         self.audit_reading()?;
         self.audit_publishers()?;
+        self.audit_lanes()?;
         self.audit_channels()
     }
 
@@ -83,7 +84,7 @@ impl<N: Net> Shard<N> {
     pub fn audit_empty(&self) -> Audit {
         same("records", self.conns.len(), 0)?;
         same("cold entries", self.cold.len(), 0)?;
-        same("publishers", self.publishers.len(), 0)?;
+        same("profiles", self.profiles.len(), 0)?;
         same("armed timers", self.wheel.len(), 0)?;
         same("backlog", (self.backlog.entries(), self.backlog.bytes_held()), (0, 0))?;
         same("channels", (self.channels.len(), self.channels.subscriptions()), (0, 0))?;
@@ -109,7 +110,8 @@ impl<N: Net> Shard<N> {
         }
         let ended: Vec<Key> =
             self.conns.iter().filter(|(_, conn)| conn.phase == Phase::Ended).map(|(key, _)| key).collect();
-        same("endings to report", self.unreported.len(), ended.len())?;
+        let untold: usize = self.lanes.iter().map(|lane| lane.closed.len()).sum();
+        same("endings to report", self.unreported.len() + untold, ended.len())?;
         for (key, conn) in self.conns.iter() {
             let live = conn.phase != Phase::Ended;
             ensure(live == conn.socket.is_some(), || format!("{key:?} {:?}: socket", conn.phase))?;
@@ -169,7 +171,7 @@ impl<N: Net> Shard<N> {
             let fits = match &rare.partial {
                 Partial::None => true,
                 Partial::Head(..) => conn.phase == Phase::Handshake,
-                Partial::Frames(_) => is_parsed(conn.phase, rare),
+                Partial::Frames(_) | Partial::Unparsed(_) => is_parsed(conn.phase, rare),
             };
             ensure(fits, || format!("{key:?} {:?}: holds what nobody will read", conn.phase))?;
             let leaves = matches!(conn.phase, Phase::Closing | Phase::Lingering);
@@ -252,6 +254,8 @@ impl<N: Net> Shard<N> {
                 (Pause::Mailbox, unplaced),
                 (Pause::Publishers, is_starved),
                 (Pause::Limit, is_paced),
+                (Pause::Window, rare.is_some_and(|rare| rare.told.unsettled > 0)),
+                (Pause::Upstream, rare.is_some_and(|rare| rare.told.waits)),
             ] {
                 ensure(!conn.pauses.contains(why as u8) || will_resume, || {
                     format!("{key:?} {:?}: paused ({}), and nothing will resume it", conn.phase, why.label())
@@ -270,7 +274,7 @@ impl<N: Net> Shard<N> {
     }
 
     fn audit_publishers(&self) -> Audit {
-        same("publishers", self.publishers.len(), self.records(|conn| conn.identity != NONE))?;
+        same("profiles", self.profiles.len(), self.records(|conn| conn.identity != NONE))?;
         let mut waiting: HashMap<Key, u32> = HashMap::new();
         let mut bytes = 0;
         for (key, payload) in self.unplaced.waiting() {
@@ -285,6 +289,31 @@ impl<N: Net> Shard<N> {
         let starved: Vec<Key> = self.unplaced.starved().collect();
         let distinct: HashSet<Key> = starved.iter().copied().collect();
         same("starved connections", starved.len(), distinct.len())
+    }
+
+    /// Whoever waits for an upstream stands in one line, once; whoever was called has a place.
+    fn audit_lanes(&self) -> Audit {
+        let mut lines: HashMap<Key, u32> = HashMap::new();
+        let (mut called, mut events) = (0, 0);
+        for lane in self.lanes.iter() {
+            for (key, _) in &lane.waiting {
+                *lines.entry(*key).or_default() += 1;
+            }
+            called += lane.called;
+            events += u64::from(lane.events);
+        }
+        same("events that are not settled", self.lanes.unsettled(), events)?;
+        let mut counted = 0;
+        for (key, conn) in self.conns.iter() {
+            let Some(rare) = self.cold.get(conn.cold) else { continue };
+            same("times in line", lines.get(&key).copied().unwrap_or(0), u32::from(rare.told.waits))?;
+            counted += u32::from(rare.told.called);
+            let holds = matches!(rare.partial, Partial::Unparsed(_));
+            ensure(!holds || conn.flags.contains(Flags::UNREAD), || {
+                format!("{key:?}: what was put aside is not noted")
+            })?;
+        }
+        same("called", called, counted)
     }
 
     /// Channels list their members, members their channels, and the switchboard knows.

@@ -200,10 +200,10 @@ impl<N: Net> Shard<N> {
         drop(self.take_partial(key));
         let goodbye = self.rare(key).and_then(|rare| rare.goodbye);
         let ending = self.opened(key).then(|| self.ending(key, why, goodbye));
+        self.has_had_its_call(key);
+        self.forget_profile(key);
         let Some(conn) = self.conns.get_mut(key) else { return };
         conn.phase = Phase::Ended;
-        self.publishers.remove(conn.identity);
-        conn.identity = NONE;
         if let Some(mut rare) = self.cold.remove(conn.cold) {
             self.backlog.clear(&mut rare.queue);
         }
@@ -229,6 +229,7 @@ impl<N: Net> Shard<N> {
             address: self.address(key),
             peer,
             route,
+            principal: self.principal(key).cloned(),
             reason: goodbye.map_or(why, |goodbye| goodbye.why),
             age_ticks,
             traffic,
@@ -250,11 +251,13 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Puts an ending into the outbox, which has room, and lets the record go.
+    /// Puts an ending into the outbox, which has room, and lets the record go once its upstream is told, too.
     fn told(&mut self, key: Key, ending: Ending) {
-        let pushed = self.outbox.push(self.now, Event::Ended(ending));
+        let pushed = self.outbox.push(self.now, Event::Ended(ending.clone()));
         debug_assert!(pushed.is_ok(), "asked for room before");
-        self.remove(key);
+        if self.tell_closed(key, ending) {
+            self.remove(key);
+        }
     }
 
     /// Hands the outbox to its reader when it is due, and tells the endings that waited.
@@ -268,7 +271,7 @@ impl<N: Net> Shard<N> {
     }
 
     /// The only caller of [`store::Conns::remove`].
-    fn remove(&mut self, key: Key) {
+    pub(crate) fn remove(&mut self, key: Key) {
         if let Some(conn) = self.conns.remove(key) {
             self.gate.release(conn.admission, self.rules.limits.peers(), self.now);
         }

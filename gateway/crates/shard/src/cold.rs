@@ -1,6 +1,7 @@
 //! The rare state of a connection: what it has while something is half done, dropped again when it goes quiet.
 
 use bridge::EndReason;
+use bridge::inbound::Opened;
 use store::{Key, NONE, Phase, Queue};
 use wire::ws::Assembly;
 
@@ -26,6 +27,27 @@ pub(crate) struct Rare {
     pub goodbye: Option<Goodbye>,
     /// Why it will be told to go as soon as it has said what it wants.
     pub exceeded: Option<Exceeded>,
+    /// What its upstream has of it, and does not have yet.
+    pub told: Told,
+}
+
+/// How a connection stands with its upstream.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Its opened event, for which there was no room yet.
+    pub opened: Option<Box<Opened>>,
+    /// Messages that are not settled.
+    pub unsettled: u16,
+    /// It stands in its lane's line.
+    pub waits: bool,
+    /// It stood there, was called, and has a place until it has been read.
+    pub called: bool,
+}
+
+impl Told {
+    fn is_empty(&self) -> bool {
+        self.opened.is_none() && self.unsettled == 0 && !self.waits && !self.called
+    }
 }
 
 /// Something that has arrived in part.
@@ -38,6 +60,8 @@ pub(crate) enum Partial {
     Head(Vec<u8>, Introduction),
     /// Half a frame, or a message without its last fragment.
     Frames(Box<Assembly>),
+    /// Whole frames and perhaps the beginning of another, for which its upstream had no room.
+    Unparsed(Vec<u8>),
 }
 
 /// A close that has begun.
@@ -68,6 +92,7 @@ impl Rare {
             && !self.starved
             && self.goodbye.is_none()
             && self.exceeded.is_none()
+            && self.told.is_empty()
     }
 }
 
@@ -76,7 +101,7 @@ impl Partial {
     pub(crate) fn held_bytes(&self) -> u64 {
         match self {
             Self::None => 0,
-            Self::Head(head, _) => head.capacity() as u64,
+            Self::Head(bytes, _) | Self::Unparsed(bytes) => bytes.capacity() as u64,
             Self::Frames(assembly) => (assembly.held_bytes() + size_of::<Assembly>()) as u64,
         }
     }

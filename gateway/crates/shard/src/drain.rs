@@ -18,6 +18,8 @@ use crate::net::{Hangup, Net};
 use crate::round::{Round, WHOLE};
 use crate::turn::Shard;
 
+/// After the deadline closed events wait so long for their upstream.
+const LAST_EVENTS_TICKS: u32 = 10;
 /// Slots looked at per turn.
 const SLOTS_PER_TURN: u32 = 512;
 /// A barred listener from whose queue nobody came for so long has nobody on the way: a round trip is shorter.
@@ -124,6 +126,9 @@ impl<N: Net> Shard<N> {
         self.mind_the_door(&mut drain);
         if self.now >= drain.deadline {
             self.sweep_slice(&mut drain);
+            if self.now >= drain.deadline.saturating_add(LAST_EVENTS_TICKS) {
+                self.give_up_closed();
+            }
         } else if let Some(goodbyes) = &mut drain.goodbyes {
             if goodbyes.is_over(self.conns.end()) {
                 self.sweep_slice(&mut drain);

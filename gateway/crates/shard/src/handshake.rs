@@ -13,7 +13,6 @@ use wire::ws::handshake::{Request, choose_protocol, origin_allowed, push_accept}
 
 use crate::cold::Partial;
 use crate::net::{Hangup, Net};
-use crate::publish::Publisher;
 use crate::rules::{Inbound, Variables};
 use crate::trust::Introduction;
 use crate::turn::Shard;
@@ -110,6 +109,7 @@ impl<N: Net> Shard<N> {
         let protocol = choose_protocol(request.protocols(), &route.protocols);
         self.enter_route(key, number, &variables)?;
         self.opened_now(key);
+        self.tell_opened(key, request.path, protocol);
         let id = self.id(key);
         push_accept(out, request.key, protocol, &[("Gateway-Connection", &id)]);
         Ok(Some(head.length))
@@ -144,10 +144,7 @@ impl<N: Net> Shard<N> {
             let index = self.channels.find(channel.as_str());
             let name = index.and_then(|index| self.channels.name(index)).cloned();
             let channel = name.map_or(channel, Channel::from_checked);
-            let publisher = self.publishers.insert(Publisher { channel }).map_err(|_| busy)?;
-            if let Some(conn) = self.conns.get_mut(key) {
-                conn.identity = publisher;
-            }
+            self.profile_mut(key).map_err(|_| busy)?.publishes_to = Some(channel);
         }
         Ok(())
     }

@@ -61,7 +61,22 @@ impl<N: Net> Shard<N> {
         if conn.identity != NONE && self.starve(key) {
             return Reading::Over;
         }
+        if self.waits_for_upstream(key) {
+            self.has_had_its_call(key);
+            return Reading::Over;
+        }
+        let reading = self.read_on(key);
+        self.has_had_its_call(key);
+        reading
+    }
+
+    /// What was put aside, or one read.
+    fn read_on(&mut self, key: Key) -> Reading {
         let Some(window) = self.allowance(key) else { return Reading::Over };
+        if let Some(mut bytes) = self.take_aside(key) {
+            self.received(key, &mut bytes);
+            return self.after_reading(key, true);
+        }
         let Some(conn) = self.conns.get_mut(key) else { return Reading::Over };
         let Some(socket) = conn.socket.as_mut() else { return Reading::Over };
         let bytes = match self.net.read(socket, &mut self.scratch[..window]) {
@@ -100,6 +115,11 @@ impl<N: Net> Shard<N> {
         if was_awaited {
             self.waits_for_messages_again(key);
         }
+        self.after_reading(key, more)
+    }
+
+    /// How it stands after bytes were taken in.
+    fn after_reading(&self, key: Key, more: bool) -> Reading {
         match self.conns.get(key) {
             Some(conn) if conn.socket.is_none() || !conn.pauses.is_empty() => Reading::Over,
             Some(_) if more => Reading::More,

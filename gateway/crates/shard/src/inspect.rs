@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use bridge::command::{ChannelRanking, Limiter, RankBy, Ranking, Traffic};
+use bridge::message::Bytes;
 use bridge::{Address, Channel, Description, Page, Pause};
 use store::{Key, Phase};
 
@@ -75,6 +76,9 @@ impl<N: Net> Shard<N> {
             address: self.address(key),
             peer: String::new(),
             route: 0,
+            user: None,
+            state: Bytes::new(),
+            unsettled: 0,
             age_ticks: 0,
             quiet_ticks: 0,
             channels: Vec::new(),
@@ -104,10 +108,15 @@ impl<N: Net> Shard<N> {
             description.paused =
                 Pause::ALL.into_iter().filter(|why| conn.pauses.contains(*why as u8)).collect();
         }
+        if let Some(principal) = self.principal(key) {
+            description.user.clone_from(&principal.user);
+            description.state.clone_from(&principal.state);
+        }
         if let Some(rare) = self.rare(key) {
             description.backlog_frames = rare.queue.entries();
             description.backlog_bytes = rare.queue.bytes();
             description.partial_bytes = rare.partial.held_bytes();
+            description.unsettled = u32::from(rare.told.unsettled);
             description.closing = rare.goodbye.map(|goodbye| (goodbye.why, goodbye.sent));
         }
         description

@@ -25,6 +25,7 @@ mod inspect;
 pub mod limit;
 mod mail;
 pub mod net;
+mod profile;
 mod publish;
 mod round;
 pub mod rules;
@@ -33,6 +34,7 @@ mod timers;
 mod transport;
 pub mod trust;
 mod turn;
+mod upstream;
 
 #[doc(hidden)]
 pub use audit::Census;

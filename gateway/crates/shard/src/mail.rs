@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use bridge::command::{Gone, NotSubscribed};
-use bridge::{Address, Channel, Command, EndReason, Message, Sealed};
+use bridge::command::{NotDone, Reply};
+use bridge::{Address, Channel, Command, EndReason, Message, Sealed, Upstream};
 use store::{Key, NONE, Phase};
 
 use crate::cold::Then;
@@ -34,18 +34,24 @@ impl<N: Net> Shard<N> {
         // Whoever asked may be gone by now: a reply that nobody takes is no fault.
         match command {
             Command::Publish(publish) => self.start_fan_out(publish),
-            Command::Send { to, message, reply } => {
-                let _ = reply.send(self.send(to, &message));
+            Command::Send { to, message, by, reply } => {
+                let done = self.send(to, &message, by);
+                self.answer_command(done, reply);
             }
-            Command::Close { whom, code, reason, reply } => {
-                let _ = reply.send(self.close_by_command(whom, code, &reason));
+            Command::Close { whom, code, reason, by, reply } => {
+                let done = self.close_by_command(whom, code, &reason, by);
+                self.answer_command(done, reply);
             }
-            Command::Subscribe { whom, channel, reply } => {
-                let _ = reply.send(self.subscribe_by_command(whom, &channel));
+            Command::Subscribe { whom, channel, by, reply } => {
+                let done = self.subscribe_by_command(whom, &channel, by);
+                self.answer_command(done, reply);
             }
-            Command::Unsubscribe { whom, channel, reply } => {
-                let _ = reply.send(self.unsubscribe_by_command(whom, &channel));
+            Command::Unsubscribe { whom, channel, by, reply } => {
+                let done = self.unsubscribe_by_command(whom, &channel, by);
+                self.answer_command(done, reply);
             }
+            Command::Settle { upstream, settled } => self.settle_upstream(upstream, &settled),
+            Command::SetState { .. } | Command::CloseUser { .. } | Command::Authorized { .. } => {}
             Command::Describe { whom, reply } => {
                 let _ = reply.send(self.describe_by_command(whom));
             }
@@ -84,15 +90,32 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// The key of an address whose connection is open; one that is being closed is gone for everybody else.
-    fn open(&self, address: Address) -> Option<Key> {
-        let key = self.key(address)?;
-        let phase = self.conns.get(key)?.phase;
-        matches!(phase, Phase::Open | Phase::PongWait).then_some(key)
+    /// Tells whoever asked, if anybody did, and counts what was not done.
+    fn answer_command(&self, done: Result<(), NotDone>, reply: Reply) {
+        if let Err(why) = done {
+            self.stats.commands_refused[why as usize].add(1);
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(done);
+        }
     }
 
-    fn send(&mut self, to: Address, message: &Message) -> Result<(), Gone> {
-        let key = self.open(to).ok_or(Gone)?;
+    /// The key of an address whose connection is open and tells its events `by`, if the command is of an upstream. One
+    /// that is being closed is gone for everybody else.
+    fn open(&self, address: Address, by: Option<Upstream>) -> Result<Key, NotDone> {
+        let key = self.key(address).ok_or(NotDone::Gone)?;
+        let conn = self.conns.get(key).ok_or(NotDone::Gone)?;
+        if !matches!(conn.phase, Phase::Open | Phase::PongWait) {
+            return Err(NotDone::Gone);
+        }
+        if by.is_some() && self.upstream_of(conn.route) != by {
+            return Err(NotDone::NotOwner);
+        }
+        Ok(key)
+    }
+
+    fn send(&mut self, to: Address, message: &Message, by: Option<Upstream>) -> Result<(), NotDone> {
+        let key = self.open(to, by)?;
         let frame = self.backlog.hold(message.websocket().clone(), NONE);
         let due = self.due(key, frame);
         self.backlog.release(frame);
@@ -103,25 +126,41 @@ impl<N: Net> Shard<N> {
             }
             Err(_) => {
                 self.slow_consumer(key);
-                Err(Gone)
+                Err(NotDone::Gone)
             }
         }
     }
 
-    fn close_by_command(&mut self, whom: Address, code: u16, reason: &str) -> Result<(), Gone> {
-        let key = self.open(whom).ok_or(Gone)?;
+    fn close_by_command(
+        &mut self,
+        whom: Address,
+        code: u16,
+        reason: &str,
+        by: Option<Upstream>,
+    ) -> Result<(), NotDone> {
+        let key = self.open(whom, by)?;
         self.goodbye(key, code, reason, EndReason::ApiClose, Then::Await);
         Ok(())
     }
 
-    fn subscribe_by_command(&mut self, whom: Address, channel: &Channel) -> Result<(), NotSubscribed> {
-        let key = self.open(whom).ok_or(NotSubscribed::Gone)?;
-        self.join(key, channel).map(drop).map_err(|_| NotSubscribed::Full)
+    fn subscribe_by_command(
+        &mut self,
+        whom: Address,
+        channel: &Channel,
+        by: Option<Upstream>,
+    ) -> Result<(), NotDone> {
+        let key = self.open(whom, by)?;
+        self.join(key, channel).map(drop).map_err(|_| NotDone::Full)
     }
 
-    fn unsubscribe_by_command(&mut self, whom: Address, channel: &Channel) -> Result<(), Gone> {
-        let key = self.open(whom).ok_or(Gone)?;
-        let conn = self.conns.get_mut(key).ok_or(Gone)?;
+    fn unsubscribe_by_command(
+        &mut self,
+        whom: Address,
+        channel: &Channel,
+        by: Option<Upstream>,
+    ) -> Result<(), NotDone> {
+        let key = self.open(whom, by)?;
+        let conn = self.conns.get_mut(key).ok_or(NotDone::Gone)?;
         let left = self.channels.unsubscribe(channel.as_str(), key.index(), &mut conn.first_subscription);
         if matches!(left, store::Left::Last(_)) {
             self.switchboard.leave(self.shard, channel);

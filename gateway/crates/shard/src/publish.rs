@@ -19,12 +19,6 @@ const UNPLACED_BYTES_MAX: usize = 16 << 20;
 /// Messages placed per turn.
 const PLACED_PER_TURN: usize = 1024;
 
-/// Where a connection's messages go.
-#[derive(Debug)]
-pub(crate) struct Publisher {
-    pub channel: Channel,
-}
-
 struct Waiting {
     key: Key,
     channel: Channel,
@@ -71,9 +65,9 @@ impl Unplaced {
 impl<N: Net> Shard<N> {
     /// A client's message on a route that publishes.
     pub(crate) fn publish(&mut self, key: Key, route: &Route, kind: Kind, payload: &[u8]) {
-        let Some(conn) = self.conns.get(key) else { return };
-        let Some(publisher) = self.publishers.get(conn.identity) else { return };
-        let channel = publisher.channel.clone();
+        let Some(channel) = self.profile(key).and_then(|profile| profile.publishes_to.clone()) else {
+            return;
+        };
         let message = Message::copy_from(kind, payload);
         let exclude = route.exclude_self.then(|| self.address(key));
         let waits = self.rare(key).is_some_and(|rare| rare.unplaced > 0);
@@ -93,7 +87,8 @@ impl<N: Net> Shard<N> {
 
     /// Whether a publisher has to be paused before it is read, because too much waits already.
     pub(crate) fn starve(&mut self, key: Key) -> bool {
-        if !self.unplaced.is_full() {
+        if !self.unplaced.is_full() || self.profile(key).is_none_or(|profile| profile.publishes_to.is_none())
+        {
             return false;
         }
         let Some(conn) = self.conns.get_mut(key) else { return false };

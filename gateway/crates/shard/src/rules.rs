@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use bridge::Channel;
+use bridge::{Channel, Upstream};
 use store::QueueLimit;
 use wire::ws::Limits;
 use wire::ws::handshake::OriginPattern;
@@ -152,6 +152,8 @@ pub enum Inbound {
     Echo,
     /// Counted and dropped.
     Ignore,
+    /// Told to an upstream, as are opening and ending.
+    Upstream(Upstream),
 }
 
 /// Values of the variables of a path that matched.

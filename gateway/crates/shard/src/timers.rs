@@ -180,7 +180,8 @@ impl<N: Net> Shard<N> {
         is_idle || !self.is_open(key)
     }
 
-    fn is_open(&self, key: Key) -> bool {
+    /// Whether messages go both ways.
+    pub(crate) fn is_open(&self, key: Key) -> bool {
         self.conns.get(key).is_some_and(|conn| matches!(conn.phase, Phase::Open | Phase::PongWait))
     }
 

@@ -2,14 +2,14 @@
 //!
 //! Mail and readiness come first (the event loop calls them), then, always in this order: connections that stopped
 //! early for fairness, a slice of the current fan-outs, expired timers, accepts, publishes that waited, goodbyes of a
-//! drain, frames that became due in this turn, the outbox as one batch, gauges.
+//! drain, frames that became due in this turn, those who wait for an upstream, the outbox as one batch, gauges.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bridge::id::{Epoch, NodeName};
 use bridge::message::Bytes;
-use bridge::{Address, Inbox, Outbox, Pause, Stats, Switchboard};
+use bridge::{Address, Inbox, Outbox, Pause, Quota, Stats, Switchboard};
 use store::{Backlog, Channels, Cold, Conns, Key, Wheel};
 
 use crate::close::Unreported;
@@ -18,9 +18,11 @@ use crate::drain::Drain;
 use crate::fanout::Fanout;
 use crate::limit::{Admitted, Eviction, Gate, NodeBytes, Notices, Paced};
 use crate::net::{Net, Readiness};
-use crate::publish::{Publisher, Unplaced};
+use crate::profile::Profile;
+use crate::publish::Unplaced;
 use crate::round::Round;
 use crate::rules::Rules;
+use crate::upstream::Lanes;
 
 /// Carried-over connections per turn.
 pub(crate) const CARRIED_PER_TURN: usize = 256;
@@ -86,6 +88,8 @@ pub struct Parts<N> {
     pub sizes: Sizes,
     /// What it obeys.
     pub rules: Rules,
+    /// What it may hand to each upstream, by number.
+    pub upstreams: Vec<Quota>,
     /// The node's gate.
     pub gate: Arc<Gate>,
     /// The bytes that backlogs of the node may hold.
@@ -126,7 +130,7 @@ pub struct Shard<N: Net> {
 
     pub(crate) conns: Conns<N::Socket, Admitted>,
     pub(crate) cold: Cold<Rare>,
-    pub(crate) publishers: Cold<Publisher>,
+    pub(crate) profiles: Cold<Profile>,
     pub(crate) wheel: Wheel,
     pub(crate) backlog: Backlog<Bytes>,
     pub(crate) channels: Channels,
@@ -134,6 +138,7 @@ pub struct Shard<N: Net> {
     pub(crate) fanout: Fanout,
     pub(crate) unplaced: Unplaced,
     pub(crate) unreported: Unreported,
+    pub(crate) lanes: Lanes,
     pub(crate) carry: VecDeque<Key>,
     pub(crate) dirty: Vec<Key>,
     pub(crate) drain: Option<Drain>,
@@ -193,13 +198,14 @@ impl<N: Net> Shard<N> {
             random: fastrand::Rng::with_seed(parts.seed),
             conns: Conns::new(sizes.connections),
             cold: Cold::new(sizes.connections),
-            publishers: Cold::new(sizes.connections),
+            profiles: Cold::new(sizes.connections),
             wheel: Wheel::new(parts.now),
             backlog: Backlog::new(sizes.backlog_entries, 0),
             channels: Channels::new(sizes.channels, sizes.subscriptions),
             fanout: Fanout::default(),
             unplaced: Unplaced::default(),
             unreported: Unreported::default(),
+            lanes: Lanes::new(&parts.upstreams),
             carry: VecDeque::new(),
             dirty: Vec::new(),
             drain: None,
@@ -255,6 +261,7 @@ impl<N: Net> Shard<N> {
         self.drain_slice();
         self.evict_slice();
         self.flush_dirty();
+        self.serve_lanes();
         self.report();
         self.return_bytes();
         self.gauge();
@@ -293,6 +300,7 @@ impl<N: Net> Shard<N> {
         stats.unplaced.set(self.unplaced.len() as u64);
         stats.unplaced_bytes.set(self.unplaced.bytes() as u64);
         stats.outbox_events.set((self.outbox.len() + self.unreported.len()) as u64);
+        stats.inbound_unsettled.set(self.lanes.unsettled());
         stats.turns.add(1);
     }
 

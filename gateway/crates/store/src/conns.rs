@@ -211,8 +211,8 @@ pub struct Conn<S, A> {
     pub limiter: u32,
     /// Which route it came by.
     pub route: u16,
-    /// Which endpoint (listener or backend stream) it belongs to.
-    pub endpoint: u16,
+    /// Which partition of its upstream its events belong to.
+    pub partition: u16,
     /// What it is in the middle of.
     pub phase: Phase,
     /// Which protocol it speaks.
@@ -272,7 +272,7 @@ impl<S, A> Conns<S, A> {
             sequence: 0,
             limiter: 0,
             route: 0,
-            endpoint: 0,
+            partition: 0,
             phase: Phase::Handshake,
             transport: Transport::WebSocket,
             flags: Flags::EMPTY,

@@ -14,6 +14,7 @@ async fn endings_are_found_by_whose_they_were_and_why() {
             address: Address { shard: 1, slot, generation: 1 },
             peer: peer.parse().unwrap(),
             route: 0,
+            principal: None,
             reason: if slot % 2 == 0 { EndReason::ClientClose } else { EndReason::SlowConsumer },
             age_ticks: 5,
             traffic: Traffic { messages_in: 1, messages_out: 2, bytes_in: 3, bytes_out: 4 },

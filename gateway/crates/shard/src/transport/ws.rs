@@ -22,6 +22,8 @@ const COPY_MAX: usize = 16 * 1024;
 /// Whether the rest of what was read still matters.
 enum Flow {
     Go,
+    /// From here on its upstream has no room.
+    Wait(usize),
     /// The peer says goodbye.
     Goodbye(Option<u16>),
 }
@@ -52,6 +54,7 @@ impl<N: Net> Shard<N> {
                     self.keep_partial(key, Partial::Frames(assembly));
                 }
             }
+            Ok(Flow::Wait(at)) => self.put_aside(key, &bytes[at..]),
             Ok(Flow::Goodbye(code)) => self.peer_said_close(key, code),
             Err(violation) => self.show_out(key, violation),
         }
@@ -67,11 +70,24 @@ impl<N: Net> Shard<N> {
         out: &mut Vec<u8>,
     ) -> Result<Flow, Violation> {
         let limits: &Limits = &route.limits;
+        let upstream = match route.inbound {
+            Inbound::Upstream(upstream) => Some(upstream),
+            _ => None,
+        };
         let mut at = 0;
-        while let Some(item) = assembly.next(bytes, &mut at, limits)? {
+        loop {
+            // Room is asked for before a message is parsed, because a parsed one cannot be put back.
+            if let Some(upstream) = upstream
+                && at < bytes.len()
+                && assembly.is_idle()
+                && self.is_open(key)
+                && !self.may_tell(key, upstream)
+            {
+                return Ok(Flow::Wait(at));
+            }
+            let Some(item) = assembly.next(bytes, &mut at, limits)? else { return Ok(Flow::Go) };
             // Once our close frame is out, only the peer's matters (RFC 6455 section 5.5.1).
-            let listens =
-                self.conns.get(key).is_some_and(|conn| matches!(conn.phase, Phase::Open | Phase::PongWait));
+            let listens = self.is_open(key);
             // A reply to what came before may have met the bound of the backlog.
             if !listens && !self.is_listened_to(key) {
                 return Ok(Flow::Go);
@@ -88,7 +104,6 @@ impl<N: Net> Shard<N> {
                 Item::Pong(payload) => self.ponged(key, payload),
             }
         }
-        Ok(Flow::Go)
     }
 
     fn message(&mut self, key: Key, route: &Route, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
@@ -108,6 +123,7 @@ impl<N: Net> Shard<N> {
         }
         match &route.inbound {
             Inbound::Publish(_) => self.publish(key, route, kind, payload),
+            Inbound::Upstream(upstream) => self.tell_message(key, *upstream, kind, payload),
             Inbound::Ignore => self.stats.ignored.add(1),
             Inbound::Echo => {
                 self.make_room(key, out, payload.len());

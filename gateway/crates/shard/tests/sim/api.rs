@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use bridge::command::{Gone, NotSubscribed, RankBy};
+use bridge::command::{NotDone, RankBy};
 use bridge::id::Address;
 use bridge::{Channel, Command, Delivered, Kind, Message, Receipt};
 use tokio::sync::oneshot;
@@ -16,9 +16,9 @@ use crate::world::World;
 
 /// An order whose answer is awaited.
 enum Asked {
-    Send { stream: usize, line: usize, reply: oneshot::Receiver<Result<(), Gone>> },
-    Subscribe { client: usize, channel: String, reply: oneshot::Receiver<Result<(), NotSubscribed>> },
-    Unsubscribe { client: usize, channel: String, reply: oneshot::Receiver<Result<(), Gone>> },
+    Send { stream: usize, line: usize, reply: oneshot::Receiver<Result<(), NotDone>> },
+    Subscribe { client: usize, channel: String, reply: oneshot::Receiver<Result<(), NotDone>> },
+    Unsubscribe { client: usize, channel: String, reply: oneshot::Receiver<Result<(), NotDone>> },
 }
 
 /// What the API has said and asked.
@@ -50,7 +50,7 @@ impl Orders {
         self.asked.retain_mut(|asked| match asked {
             Asked::Send { stream, line, reply } => match reply.try_recv() {
                 Ok(Ok(())) => false,
-                Ok(Err(Gone)) => {
+                Ok(Err(_)) => {
                     model.refused(*stream, *line);
                     false
                 }
@@ -130,7 +130,8 @@ impl World {
             7 => self.subscribe(number, &name),
             8 => {
                 let (sender, reply) = oneshot::channel();
-                if self.command(shard, Command::Unsubscribe { whom, channel, reply: sender }) {
+                if self.command(shard, Command::Unsubscribe { whom, channel, by: None, reply: Some(sender) })
+                {
                     self.orders.asked.push(Asked::Unsubscribe {
                         client: number,
                         channel: name.clone(),
@@ -153,7 +154,7 @@ impl World {
         let payload = model.compose(stream, TEXT, padding);
         let message = Message::copy_from(Kind::Text, &payload);
         let (sender, reply) = oneshot::channel();
-        if self.command(shard, Command::Send { to, message, reply: sender }) {
+        if self.command(shard, Command::Send { to, message, by: None, reply: Some(sender) }) {
             let line = self.model.said(stream, TEXT, payload);
             self.orders.asked.push(Asked::Send { stream, line, reply });
         }
@@ -164,7 +165,7 @@ impl World {
         let (Some(whom), shard) = (self.clients[number].id, self.clients[number].shard) else { return };
         let (sender, reply) = oneshot::channel();
         let name = Channel::parse(channel).unwrap();
-        if self.command(shard, Command::Subscribe { whom, channel: name, reply: sender }) {
+        if self.command(shard, Command::Subscribe { whom, channel: name, by: None, reply: Some(sender) }) {
             self.orders.asked.push(Asked::Subscribe { client: number, channel: channel.into(), reply });
         }
     }
@@ -175,7 +176,7 @@ impl World {
                 let code = 4000 + self.rng.u16(..100);
                 let reason = "goodbye ".repeat(self.rng.usize(..30)).into();
                 let (reply, _) = oneshot::channel();
-                if self.command(shard, Command::Close { whom, code, reason, reply }) {
+                if self.command(shard, Command::Close { whom, code, reason, by: None, reply: Some(reply) }) {
                     self.clients[number].facts.api_codes.push(code);
                 }
             }

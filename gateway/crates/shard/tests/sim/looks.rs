@@ -63,7 +63,7 @@ fn a_connection_is_shown_until_it_has_ended_and_says_why_it_goes() {
         "it is slow to listen, not kept from speaking"
     );
     let whom = world.clients[slow].id.unwrap();
-    let close = |reply| Command::Close { whom, code: 4000, reason: "".into(), reply };
+    let close = |reply| Command::Close { whom, code: 4000, reason: "".into(), by: None, reply: Some(reply) };
     world.look(0, close).unwrap();
     world.clients[slow].facts.api_codes.push(4000);
     let seen = world.described(slow).unwrap();

@@ -1,11 +1,12 @@
 //! The circumstances of a run: routes, intervals and bounds, roomy or tight, and how kind the kernel is.
 
+use bridge::Quota;
 use fastrand::Rng;
-use shard::Rules;
 use shard::limit::rules::{Action, ConnectionLimit, LimitRules, PeerLimits, PeerRules, Refuse};
 use shard::limit::{Network, Networks, Rate};
 use shard::rules::{Inbound, Life, Piece, Route, Segment, SlowConsumer, Template};
 use shard::trust::Trust;
+use shard::{Rules, Sizes};
 use store::QueueLimit;
 use wire::ws::Limits;
 
@@ -20,6 +21,8 @@ pub(crate) const ROOM_MESSAGE_BYTES: usize = 8192;
 #[derive(Clone, Debug)]
 pub(crate) struct Weather {
     pub(crate) rules: Rules,
+    /// What a shard may hand to each upstream.
+    pub(crate) upstreams: Vec<Quota>,
     pub(crate) gate_connections: u32,
     pub(crate) handshakes: u32,
     pub(crate) connections: u32,
@@ -104,6 +107,18 @@ pub(crate) fn subscribed_by(path: &str) -> Option<String> {
     listens.iter().find_map(|start| path.strip_prefix(start)).map(|room| format!("room.{room}"))
 }
 
+impl Weather {
+    /// How big the tables of a shard are.
+    pub(crate) const fn sizes(&self) -> Sizes {
+        Sizes {
+            connections: self.connections,
+            channels: self.channels,
+            subscriptions: 1000,
+            backlog_entries: self.backlog_entries,
+        }
+    }
+}
+
 /// Limits that a lively client exceeds. None drops messages: what is dropped nobody could tell from what is lost.
 fn limits(rng: &mut Rng) -> LimitRules {
     let action = |rng: &mut Rng| if rng.u8(..4) == 0 { Action::Close } else { Action::Pause };
@@ -134,6 +149,7 @@ impl Weather {
     pub(crate) fn fair() -> Self {
         Self {
             rules: rules(),
+            upstreams: Vec::new(),
             gate_connections: 1000,
             handshakes: 1000,
             connections: 1000,

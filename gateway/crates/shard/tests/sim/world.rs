@@ -18,7 +18,7 @@ use bridge::{Command, DrainPlan, EndReason, Ending, Event, Limited, Outbox, Stat
 use fastrand::Rng;
 use shard::limit::{Gate, GateSizes, NodeBytes};
 use shard::rules::SlowConsumer;
-use shard::{Identity, Next, Parts, Shard, Sizes};
+use shard::{Identity, Next, Parts, Shard};
 use tokio::sync::mpsc;
 
 use crate::api::Orders;
@@ -110,13 +110,9 @@ impl World {
                     epoch: Epoch(7),
                     shard: number as u16,
                 },
-                sizes: Sizes {
-                    connections: weather.connections,
-                    channels: weather.channels,
-                    subscriptions: 1000,
-                    backlog_entries: weather.backlog_entries,
-                },
+                sizes: weather.sizes(),
                 rules: weather.rules.clone(),
+                upstreams: weather.upstreams.clone(),
                 gate: Arc::clone(&gate),
                 node_bytes: Arc::clone(&node_bytes),
                 switchboard: Arc::clone(&switchboard),
@@ -357,6 +353,7 @@ impl World {
                 match event {
                     Event::Ended(ending) => self.ended(ending),
                     Event::Limited(limited) => self.limited.push(limited),
+                    Event::Inbound(_) | Event::Authorize(_) => unreachable!("no route tells anybody"),
                 }
             }
         }
@@ -389,7 +386,7 @@ impl World {
                 EndReason::ApiClose => !facts.api_codes.is_empty(),
                 EndReason::GoingAway => self.draining,
                 EndReason::Shed => self.shedding,
-                EndReason::Internal => false,
+                EndReason::Upstream | EndReason::Expired | EndReason::Internal => false,
             };
             assert!(fine, "{ending:?} at {}: {client:?}", self.now);
             assert_eq!(ending.peer, client.peer);
