@@ -148,12 +148,7 @@ impl Scripted {
             Command::Shed { per_ten_thousand, reply, .. } => {
                 let _ = reply.send((per_ten_thousand > 0).then_some(self.open.len() as u32));
             }
-            Command::EnforceBlocks => {}
-            Command::Drain(_)
-            | Command::Obey { .. }
-            | Command::SetState { .. }
-            | Command::CloseUser { .. } => {}
-            Command::Authorized { .. } | Command::Settle { .. } => {}
+            _ => {}
         }
     }
 }
