@@ -218,7 +218,7 @@ impl Node {
                 let _ = stop.wait_for(|stop| *stop).await;
             }
         };
-        let pump = runtime.spawn(backend::pump(batches, move |_, event| endings.observe(event)));
+        let pump = runtime.spawn(backend::pump(batches, Vec::new(), move |_, event| endings.observe(event)));
         let servers: Vec<_> = http
             .into_iter()
             .map(|(listener, roles)| {

@@ -7,7 +7,9 @@
 pub mod bus;
 pub mod embedded;
 pub mod pump;
+pub mod upstream;
 
 pub use bus::{Bus, BusState, PublishError, Publisher};
 pub use embedded::Embedded;
 pub use pump::pump;
+pub use upstream::{Intake, Settler};
