@@ -20,5 +20,6 @@ mod proxied;
 mod random;
 mod reload;
 mod script;
+mod upstream;
 mod weather;
 mod world;

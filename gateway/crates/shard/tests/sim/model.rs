@@ -174,6 +174,26 @@ impl Model {
         }
     }
 
+    /// Which line of which stream this is.
+    pub(crate) fn find(&self, opcode: u8, payload: &[u8]) -> Result<(usize, usize), String> {
+        let mut parts = payload.splitn(3, |byte| *byte == b' ');
+        let mut number = || -> Option<usize> { str::from_utf8(parts.next()?).ok()?.parse().ok() };
+        let (Some(id), Some(number)) = (number(), number()) else { return Err("nobody said that".into()) };
+        let line = self.streams.get(id).and_then(|stream| stream.lines.get(number));
+        let line = line.ok_or_else(|| format!("stream {id}: line {number} was not said"))?;
+        let is_same = line.payload == payload && line.opcode == opcode;
+        if is_same {
+            Ok((id, number))
+        } else {
+            Err(format!("stream {id}, line {number}: changed on its way"))
+        }
+    }
+
+    /// Lines said so far.
+    pub(crate) fn lines(&self, stream: usize) -> usize {
+        self.streams[stream].lines.len()
+    }
+
     /// Whether a client may miss these lines: they did not get through, or it was away meanwhile.
     fn may_skip(&self, client: usize, stream: usize, lines: std::ops::Range<usize>) -> bool {
         let stream = &self.streams[stream];

@@ -115,8 +115,9 @@ impl Run {
         let shard = self.rng.usize(..SHARDS);
         let capacity = [40, 300, 5000, 200_000][self.rng.usize(..4)];
         let kinds = ["/room/", "/room/", "/quiet/", "/say/", "/hear/"];
-        let path = match self.rng.usize(..6) {
+        let path = match self.rng.usize(..7) {
             5 => "/echo".to_string(),
+            6 => format!("/app/{}", self.rng.u8(..)),
             kind => format!("{}{}", kinds[kind], ROOMS[self.rng.usize(..ROOMS.len())]),
         };
         let (mut bytes, mut pace, mut refusals) = (request(&path).into_bytes(), usize::MAX, vec![]);
@@ -284,7 +285,8 @@ impl Run {
         let shard = self.rng.usize(..SHARDS);
         let node = &mut self.world.nodes[shard];
         let mut host = node.host.borrow_mut();
-        match self.rng.u8(..6) {
+        match self.rng.u8(..8) {
+            6 => self.world.app.away = self.rng.u8(..3) == 0,
             0 => host.exhausted = true,
             1 => host.exhausted = false,
             2 => host.knock(Knock::Lost),
@@ -305,11 +307,14 @@ impl Run {
         for client in &mut self.world.clients {
             client.reading = true;
         }
+        self.world.app.away = false;
         for _ in 0..120 {
+            self.world.settle(usize::MAX);
             (0..SHARDS).for_each(|shard| self.world.take_batches(shard));
             self.world.live(1);
         }
         self.world.orders.check_complete();
+        assert!(self.world.app.has_all_settled(), "app servers have something in hand");
         for client in &self.world.clients {
             let ended = client.id.is_some_and(|id| self.world.endings.contains_key(&id));
             // Its time may have been up just now.
@@ -336,5 +341,9 @@ impl Run {
         assert_eq!(client.stream, Stream::Open);
         assert_eq!(client.tcp.unread(), 0, "bytes of client {number} lie in its socket");
         assert_eq!(client.pings_open(), 0, "pings of client {number} were not answered");
+        if client.path.starts_with("/app/") && !self.world.weather.drops {
+            let (said, id) = (self.world.model.lines(self.world.voices[number]), client.id.unwrap());
+            assert_eq!(self.world.app.messages_of(id), said, "messages of client {number} were not told");
+        }
     }
 }

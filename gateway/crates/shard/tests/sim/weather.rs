@@ -1,6 +1,6 @@
 //! The circumstances of a run: routes, intervals and bounds, roomy or tight, and how kind the kernel is.
 
-use bridge::Quota;
+use bridge::{Quota, Upstream};
 use fastrand::Rng;
 use shard::limit::rules::{Action, ConnectionLimit, LimitRules, PeerLimits, PeerRules, Refuse};
 use shard::limit::{Network, Networks, Rate};
@@ -39,6 +39,8 @@ pub(crate) struct Weather {
     pub(crate) proxies: Proxies,
     /// Even a client that reads may be closed for its backlog.
     pub(crate) is_tight: bool,
+    /// Limits may drop messages.
+    pub(crate) drops: bool,
     /// Clients may be refused or closed for limits of theirs, or of their peer.
     pub(crate) is_strict: bool,
 }
@@ -46,6 +48,10 @@ pub(crate) struct Weather {
 /// How long connections live that may live for ever.
 pub(crate) const LIFE: Life =
     Life { ping_ticks: 30, pong_ticks: 20, idle_ticks: None, age_ticks: None, jitter_ticks: 0 };
+
+/// An upstream that takes all there is.
+pub(crate) const GENEROUS: Quota =
+    Quota { partitions: 4, events: 1000, bytes: 1 << 20, connection_events: 32, patience_ticks: 600 };
 
 fn room() -> Template {
     Template(vec![Piece::Literal("room.".into()), Piece::Variable(0)])
@@ -83,6 +89,7 @@ pub(crate) fn rules() -> Rules {
             route(&["say", "*"], false, Inbound::Publish(room()), small),
             route(&["hear", "*"], true, Inbound::Ignore, small),
             route(&["echo"], false, Inbound::Echo, large),
+            route(&["app", "*"], false, Inbound::Upstream(Upstream(0)), small),
         ],
         handshake_ticks: 30,
         close_ticks: 20,
@@ -149,7 +156,7 @@ impl Weather {
     pub(crate) fn fair() -> Self {
         Self {
             rules: rules(),
-            upstreams: Vec::new(),
+            upstreams: vec![GENEROUS],
             gate_connections: 1000,
             handshakes: 1000,
             connections: 1000,
@@ -164,6 +171,7 @@ impl Weather {
             stutters: false,
             proxies: Proxies::default(),
             is_tight: false,
+            drops: false,
             is_strict: false,
         }
     }
@@ -221,6 +229,15 @@ impl Weather {
         if rng.bool() {
             weather.rules.limits = limits(rng);
             weather.is_strict = true;
+        }
+        if rng.bool() {
+            weather.upstreams = vec![Quota {
+                partitions: rng.u16(1..4),
+                events: rng.u32(1..10),
+                bytes: rng.u32(1..20_000),
+                connection_events: rng.u16(1..5),
+                patience_ticks: rng.u32(20..300),
+            }];
         }
         weather.outbox_events = rng.usize(1..20);
         weather.events_per_poll = if rng.bool() { 1024 } else { rng.usize(1..6) };

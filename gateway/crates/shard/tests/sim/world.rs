@@ -27,6 +27,7 @@ use crate::frames::{self, BINARY, Said};
 use crate::model::{Model, Place};
 use crate::proxied::NOBODY;
 use crate::script::{Host, Knock, ScriptNet};
+use crate::upstream::App;
 use crate::weather::{Weather, publishes_to};
 
 pub(crate) const SHARDS: usize = 2;
@@ -70,6 +71,7 @@ pub(crate) struct World {
     /// What each client says goes here.
     pub(crate) voices: Vec<usize>,
     pub(crate) endings: HashMap<Address, Ending>,
+    pub(crate) app: App,
     /// What the log was told of limits.
     pub(crate) limited: Vec<Limited>,
     pub(crate) draining: bool,
@@ -141,6 +143,7 @@ impl World {
             orders,
             voices: Vec::new(),
             endings: HashMap::new(),
+            app: App::default(),
             limited: Vec::new(),
             draining: false,
             shedding: false,
@@ -291,7 +294,7 @@ impl World {
         if let Some(code) = client.close {
             let fine = match code {
                 None => false,
-                Some(1013) => facts.stopped_reading || weather.is_tight,
+                Some(1013) => facts.stopped_reading || weather.is_tight || client.path.starts_with("/app/"),
                 Some(1001) if self.draining || self.shedding => true,
                 Some(1008) => self.weather.is_strict,
                 Some(1000) if weather.life(&client.path).idle_ticks.is_some() => true,
@@ -337,6 +340,10 @@ impl World {
         if !node.blocked {
             self.take_batches(number);
         }
+        if !self.app.away {
+            let most = self.rng.usize(1..6);
+            self.settle(most);
+        }
         if let Err(wrong) = self.nodes[number].shard.audit() {
             panic!("shard {number}: {wrong}");
         }
@@ -353,7 +360,8 @@ impl World {
                 match event {
                     Event::Ended(ending) => self.ended(ending),
                     Event::Limited(limited) => self.limited.push(limited),
-                    Event::Inbound(_) | Event::Authorize(_) => unreachable!("no route tells anybody"),
+                    Event::Inbound(inbound) => self.tell_app(inbound),
+                    Event::Authorize(_) => unreachable!("no route asks anybody"),
                 }
             }
         }
@@ -386,7 +394,8 @@ impl World {
                 EndReason::ApiClose => !facts.api_codes.is_empty(),
                 EndReason::GoingAway => self.draining,
                 EndReason::Shed => self.shedding,
-                EndReason::Upstream | EndReason::Expired | EndReason::Internal => false,
+                EndReason::Upstream => client.path.starts_with("/app/"),
+                EndReason::Expired | EndReason::Internal => false,
             };
             assert!(fine, "{ending:?} at {}: {client:?}", self.now);
             assert_eq!(ending.peer, client.peer);
@@ -503,6 +512,8 @@ impl World {
         assert_eq!((self.gate.connections(), self.gate.handshakes()), (0, 0));
         assert!(self.gate.peers().is_empty(), "somebody is still at the gate");
         assert_eq!(self.switchboard.channels(), 0);
+        let given_up: u64 = self.nodes.iter().map(|node| node.stats.inbound_given_up.value()).sum();
+        assert_eq!(self.app.unclosed() as u64, given_up, "whoever was told of an opening is told of the end");
         let opened: u64 = self.nodes.iter().map(|node| node.stats.opened.value()).sum();
         assert_eq!(self.endings.len() as u64, opened, "everybody who was opened has one ending");
         for client in &self.clients {
