@@ -30,7 +30,21 @@ const LAYERS: [Layer; 9] = [
         ours: &["shard", "store", "bridge"],
         theirs: &["libc", "mio", "nix", "socket2"],
     },
-    Layer { krate: "backend", level: 3, ours: &["bridge"], theirs: &["tokio"] },
+    Layer {
+        krate: "backend",
+        level: 3,
+        ours: &["bridge"],
+        theirs: &[
+            "bytes",
+            // Protobuf messages, gRPC, and the compiler of .proto files, which runs in the build only.
+            "prost",
+            "protox",
+            "tokio",
+            "tonic",
+            "tonic-prost",
+            "tonic-prost-build",
+        ],
+    },
     Layer {
         krate: "gateway",
         level: 4,

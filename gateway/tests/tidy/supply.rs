@@ -7,8 +7,14 @@ use std::process::Command;
 /// What of `deny.toml` is checked here.
 pub(crate) struct Policy {
     licences: Vec<String>,
-    banned: Vec<String>,
+    banned: Vec<Banned>,
     registries: Vec<String>,
+}
+
+/// A package that may stand in the tree below its wrappers only, or nowhere.
+struct Banned {
+    package: String,
+    wrappers: Vec<String>,
 }
 
 /// A package and its SPDX expression, if it states one.
@@ -23,10 +29,13 @@ impl Policy {
         let texts = |value: &toml::Value| -> Vec<String> {
             value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
         };
-        let bans = table["bans"]["deny"].as_array().unwrap();
+        let banned = |ban: &toml::Value| Banned {
+            package: ban["crate"].as_str().unwrap().to_owned(),
+            wrappers: ban.get("wrappers").map(texts).unwrap_or_default(),
+        };
         Self {
             licences: texts(&table["licenses"]["allow"]),
-            banned: bans.iter().map(|ban| ban["crate"].as_str().unwrap().to_owned()).collect(),
+            banned: table["bans"]["deny"].as_array().unwrap().iter().map(banned).collect(),
             registries: texts(&table["sources"]["allow-registry"]),
         }
     }
@@ -36,7 +45,8 @@ impl Policy {
         let mut found = Vec::new();
         for package in lock["package"].as_array().unwrap() {
             let name = package["name"].as_str().unwrap();
-            if self.banned.iter().any(|banned| banned == name) {
+            let banned = self.banned.iter().find(|banned| banned.package == name);
+            if banned.is_some_and(|banned| !is_brought_only_by(&banned.wrappers, name, lock)) {
                 found.push(format!(
                     "{name}: deny.toml bans it and says why; `cargo tree -i {name}` shows who brought it"
                 ));
@@ -104,6 +114,18 @@ impl Policy {
     }
 }
 
+/// Whether all packages that depend on this one are of these; nobody depending on it is no excuse.
+fn is_brought_only_by(wrappers: &[String], package: &str, lock: &toml::Table) -> bool {
+    // A dependency is a name, with a version behind it where the lock has several.
+    let names = |of: &toml::Value| {
+        let list = of.get("dependencies").and_then(toml::Value::as_array).into_iter().flatten();
+        list.filter_map(toml::Value::as_str).any(|entry| entry.split(' ').next() == Some(package))
+    };
+    let mut bringers = lock["package"].as_array().unwrap().iter().filter(|bringer| names(bringer)).peekable();
+    bringers.peek().is_some()
+        && bringers.all(|bringer| wrappers.iter().any(|name| Some(name.as_str()) == bringer["name"].as_str()))
+}
+
 type Tokens<'a> = std::iter::Peekable<std::str::SplitWhitespace<'a>>;
 
 /// Every package built on this platform, from cargo itself.
@@ -136,7 +158,7 @@ mod tests {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
         Policy {
             licences: owned(&["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"]),
-            banned: owned(&["openssl"]),
+            banned: vec![Banned { package: "openssl".to_owned(), wrappers: owned(&["wrapper"]) }],
             registries: owned(&["https://registry"]),
         }
     }
@@ -183,5 +205,18 @@ mod tests {
         assert!(found.contains("openssl: deny.toml bans it"));
         assert!(found.contains("stray: comes from git+https://elsewhere"));
         assert!(!found.contains("ours"));
+    }
+
+    #[test]
+    fn a_banned_package_is_let_in_by_its_wrappers_and_nobody_else() {
+        let said = |bringers: &[&str]| {
+            let brought =
+                |name: &&str| format!("[[package]]\nname = '{name}'\ndependencies = ['openssl 1.0']\n");
+            let bringers: String = bringers.iter().map(brought).collect();
+            policy().lock_complaints(&format!("{bringers}[[package]]\nname = 'openssl'\n").parse().unwrap())
+        };
+        assert_eq!(said(&["wrapper"]), [""; 0]);
+        assert_eq!(said(&["wrapper", "other"]).len(), 1);
+        assert_eq!(said(&[]).len(), 1);
     }
 }

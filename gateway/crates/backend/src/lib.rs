@@ -6,6 +6,7 @@
 
 pub mod bus;
 pub mod embedded;
+pub mod proto;
 pub mod pump;
 pub mod upstream;
 
