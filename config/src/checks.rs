@@ -3,10 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::backends;
 use crate::forms::{AutoOr, quoted};
+use crate::inbound::Inbound;
 use crate::limits;
 use crate::reader::Reader;
-use crate::routes::Inbound;
 use crate::sections::{PeerHeader, Settings};
 use crate::units::print_duration;
 
@@ -21,6 +22,53 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     listeners_do_not_collide(settings, reader);
     trust_has_an_object(settings, reader);
     limits::check(settings, reader);
+    backends::check(&settings.backends, reader);
+    routes_tell_somebody_who_is_there(settings, reader);
+    decisions_come_in_time(settings, reader);
+}
+
+fn routes_tell_somebody_who_is_there(settings: &Settings, reader: &mut Reader<'_>) {
+    let names: Vec<String> = settings.backends.iter().map(|backend| quoted(backend.name.as_str())).collect();
+    let expected = match &names[..] {
+        [] => "the name of a [[backend]], of which there is none".to_owned(),
+        names => format!("the name of a [[backend]]: {}", names.join(", ")),
+    };
+    for (position, route) in settings.routes.iter().enumerate() {
+        let told = match &route.inbound {
+            Inbound::Backend(name) => Some(("inbound.backend", name)),
+            _ => None,
+        };
+        let asked = route.authorize.as_ref().map(|name| ("authorize", name));
+        for (key, name) in told.into_iter().chain(asked) {
+            if settings.backends.iter().all(|backend| backend.name != *name) {
+                let key = format!("route[{position}].{key}");
+                reader.contradiction(&[&key], &key, quoted(name.as_str()), expected.clone());
+            }
+        }
+        if route.inbound == Inbound::Bus {
+            let key = format!("route[{position}].inbound");
+            let expected = "something else: no app server can listen on the embedded bus, which is the only one there \
+                 is; { backend = \"chat\" } tells one over gRPC";
+            reader.contradiction(&[&key], &key, quoted("bus"), expected.to_owned());
+        }
+    }
+}
+
+/// Else the handshake would always be over before a slow decision is.
+fn decisions_come_in_time(settings: &Settings, reader: &mut Reader<'_>) {
+    let bound = settings.timeouts.handshake;
+    for (position, backend) in settings.backends.iter().enumerate() {
+        let is_asked = settings.routes.iter().any(|route| route.authorize.as_ref() == Some(&backend.name));
+        if is_asked && backend.authorize.timeout >= bound {
+            let key = format!("backend[{position}].authorize.timeout");
+            reader.contradiction(
+                &[&key, "timeouts.handshake"],
+                &key,
+                quoted(&print_duration(backend.authorize.timeout)),
+                format!("less than timeouts.handshake, which is \"{}\"", print_duration(bound)),
+            );
+        }
+    }
 }
 
 fn connections_reach_every_shard(settings: &Settings, reader: &mut Reader<'_>) {

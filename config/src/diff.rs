@@ -8,7 +8,8 @@ use crate::sections::Settings;
 /// One key that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Section and key, such as `heartbeat.interval`; of a route `route.NAME.key`, and `route.NAME` for all of it.
+    /// Section and key, such as `heartbeat.interval`; of a route `route.NAME.key`, and `route.NAME` for all of it; of a
+    /// backend alike.
     pub key: String,
     /// As it would be written in TOML; `None` where the key is not set, or the route is not there.
     pub old: Option<String>,
@@ -44,6 +45,8 @@ const LIVE: &[&str] = &[
 /// Keys within those sections that tables were built for.
 const FIXED: &[&str] = &["limits.peer.ipv6_prefix", "limits.peer.recent"];
 
+// Nothing of a backend may change: its partitions are numbered, its streams stand, and shards count by its windows.
+
 /// Keys of a route that may not change: its connections were set up for them.
 const ROUTE_FIXED: &[&str] = &["inbound"];
 
@@ -64,18 +67,22 @@ impl Settings {
             })
         };
         let changes: Vec<Change> = keys.into_keys().filter_map(change).collect();
-        // Of a whole route that came or went, one line is enough.
+        // Of a whole route or backend that came or went, one line is enough.
         let whole: Vec<String> = changes
             .iter()
-            .filter(|one| is_whole_route(&one.key))
+            .filter(|one| is_whole("route", &one.key) || is_whole("backend", &one.key))
             .map(|one| format!("{}.", one.key))
             .collect();
         changes.into_iter().filter(|one| !whole.iter().any(|route| one.key.starts_with(route))).collect()
     }
 
-    /// Puts the routes that `old` has where they are there, and the others behind them: a connection knows its route by
-    /// number. To be called when [`Settings::changes`] says that none is gone.
-    pub fn number_routes_as(&mut self, old: &Self) {
+    /// Puts the routes and backends that `old` has where they are there, and other routes behind them: a connection knows
+    /// its route by number, and a shard whom it tells. To be called when [`Settings::changes`] says that none is gone.
+    pub fn number_as(&mut self, old: &Self) {
+        let place = |name: &crate::BackendName| {
+            old.backends.iter().position(|backend| backend.name == *name).unwrap_or(usize::MAX)
+        };
+        self.backends.sort_by_key(|backend| place(&backend.name));
         let place = |name: &crate::RouteName| {
             old.routes.iter().position(|route| route.name == *name).unwrap_or(usize::MAX)
         };
@@ -83,12 +90,13 @@ impl Settings {
     }
 }
 
-fn is_whole_route(key: &str) -> bool {
-    key.strip_prefix("route.").is_some_and(|name| !name.contains('.'))
+fn is_whole(list: &str, key: &str) -> bool {
+    let name = key.strip_prefix(list).and_then(|rest| rest.strip_prefix('.'));
+    name.is_some_and(|name| !name.contains('.'))
 }
 
 fn is_live(key: &str, was: bool, is: bool) -> bool {
-    if is_whole_route(key) {
+    if is_whole("route", key) {
         return is || !was;
     }
     if let Some((_, key)) = key.strip_prefix("route.").and_then(|rest| rest.split_once('.')) {
@@ -113,9 +121,10 @@ fn entries(settings: &Settings) -> BTreeMap<String, String> {
         } else if let Some(section) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section.clone_into(&mut prefix);
         } else if let Some((key, value)) = line.split_once(" = ") {
-            if key == "name" && prefix.starts_with("route[") {
-                // A route is known by its name, which comes first.
-                prefix = format!("route.{}", value.trim_matches('"'));
+            let list = ["route", "backend"].into_iter().find(|list| prefix.starts_with(&format!("{list}[")));
+            if let (Some(list), "name") = (list, key) {
+                // It is known by its name, which comes first.
+                prefix = format!("{list}.{}", value.trim_matches('"'));
                 entries.insert(prefix.clone(), "there".to_owned());
             } else {
                 entries.insert(format!("{prefix}.{key}"), value.to_owned());
@@ -188,9 +197,27 @@ mod tests {
         assert_eq!(changes(ROOMS, &both), [("route.echo".to_owned(), true)]);
         assert_eq!(changes(&both, ROOMS), [("route.echo".to_owned(), false)]);
         let mut new = settings(&format!("[[route]]\nname = 'new'\npath = '/new'\ninbound = 'echo'\n{both}"));
-        new.number_routes_as(&settings(&format!("{ROOMS}{ECHO}")));
+        new.number_as(&settings(&format!("{ROOMS}{ECHO}")));
         let names: Vec<_> = new.routes.iter().map(|route| route.name.to_string()).collect();
         assert_eq!(names, ["rooms", "echo", "new"]);
+    }
+
+    #[test]
+    fn backends_are_compared_by_name_and_take_a_restart() {
+        let backend = |name: &str, more: &str| {
+            format!("[[backend]]\nname = '{name}'\nendpoints = ['http://{name}:1']\n{more}\n")
+        };
+        let (chat, game) = (backend("chat", ""), backend("game", ""));
+        let both = format!("{chat}{game}");
+        assert_eq!(changes(&both, &format!("{game}{chat}")), []);
+        assert_eq!(changes(&chat, &both), [("backend.game".to_owned(), false)]);
+        assert_eq!(changes(&both, &chat), [("backend.game".to_owned(), false)]);
+        let wider = backend("chat", "window = 9000");
+        assert_eq!(changes(&chat, &wider), [("backend.chat.window".to_owned(), false)]);
+        let mut swapped = settings(&format!("{game}{chat}"));
+        swapped.number_as(&settings(&both));
+        let names: Vec<_> = swapped.backends.iter().map(|backend| backend.name.to_string()).collect();
+        assert_eq!(names, ["chat", "game"]);
     }
 
     #[test]

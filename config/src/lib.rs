@@ -6,9 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+mod backends;
 mod checks;
 mod diff;
+mod endpoints;
 mod forms;
+mod inbound;
 mod limits;
 mod mistake;
 mod names;
@@ -27,18 +30,25 @@ pub mod units;
 
 use toml::de::DeTable;
 
+pub use backends::{
+    AUTHORIZE_HEADERS_MAX, AuthorizeCalls, BACKENDS_MAX, Backend, Backoff, ENDPOINTS_MAX, KeepAlive, Tls,
+};
 pub use diff::Change;
+pub use endpoints::{
+    Endpoint, METADATA_MAX, METADATA_NAME_BYTES_MAX, METADATA_VALUE_BYTES_MAX, Metadata, MetadataValue,
+};
 pub use forms::AutoOr;
+pub use inbound::Inbound;
 pub use limits::{ConnectionLimits, LimitAction, NodeLimits, PeerLimits, RefuseBy};
 pub use mistake::{Mistake, Source};
 pub use names::{
-    LogFilter, NODE_NAME_BYTES_MAX, NodeName, ORIGIN_BYTES_MAX, Origin, Origins, ROUTE_NAME_BYTES_MAX,
-    RouteName, SUBPROTOCOL_BYTES_MAX, Subprotocol,
+    BackendName, HEADER_NAME_BYTES_MAX, HeaderName, HostName, LogFilter, NODE_NAME_BYTES_MAX, NodeName,
+    ORIGIN_BYTES_MAX, Origin, Origins, ROUTE_NAME_BYTES_MAX, RouteName, SUBPROTOCOL_BYTES_MAX, Subprotocol,
 };
 pub use network_limits::{Factor, NETWORK_LIMITS_MAX, NetworkLimits, NetworkRule};
 pub use networks::{NETWORKS_MAX, Network};
 pub use patience::{AUTO_REPLIES_MAX, AUTO_REPLY_BYTES_MAX};
-pub use routes::{AutoReply, Inbound, ROUTE_LIST_MAX, ROUTES_MAX, Route, SlowConsumer};
+pub use routes::{AutoReply, ROUTE_LIST_MAX, ROUTES_MAX, Route, SlowConsumer};
 pub use sections::{
     Admin, Api, Backlog, Drain, Health, Heartbeat, Http, Inspection, Limits, Listen, Log, LogFormat, Mailbox,
     Node, PeerHeader, SHARDS_MAX, Settings, Shards, Timeouts, Trust, WebSocket,

@@ -8,6 +8,8 @@ use std::fmt;
 pub const NODE_NAME_BYTES_MAX: usize = 32;
 /// Longest route name, in bytes.
 pub const ROUTE_NAME_BYTES_MAX: usize = 63;
+/// Longest name of a header field, in bytes.
+pub const HEADER_NAME_BYTES_MAX: usize = 64;
 /// Longest subprotocol, in bytes.
 pub const SUBPROTOCOL_BYTES_MAX: usize = 64;
 /// Longest origin: a scheme, a host name of 253 bytes and a port.
@@ -42,6 +44,18 @@ word! {
 word! {
     /// Name of a route: `[a-z0-9_-]{1,63}`. Metric label, log field, bus token.
     RouteName
+}
+word! {
+    /// Name of a backend: `[a-z0-9_-]{1,63}`. Metric label, log field.
+    BackendName
+}
+word! {
+    /// Name of a header field: a token of RFC 9110 section 5.6.2 in lower case, at most 64 bytes.
+    HeaderName
+}
+word! {
+    /// A host name in lower case: labels of letters, digits, `_` and `-`.
+    HostName
 }
 word! {
     /// A WebSocket subprotocol: a token of RFC 6455 section 4.1, at most 64 bytes.
@@ -87,6 +101,37 @@ impl RouteName {
     pub(crate) fn built_in(text: &'static str) -> Self {
         debug_assert!(Self::parse(text).is_some(), "a built-in route name breaks the grammar: {text}");
         Self(text.to_owned())
+    }
+}
+
+impl BackendName {
+    /// The name, when it fits the grammar, which is that of routes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        RouteName::parse(text).map(|RouteName(name)| Self(name))
+    }
+
+    /// For a backend whose own name was refused.
+    pub(crate) fn nameless() -> Self {
+        Self("backend".to_owned())
+    }
+}
+
+impl HeaderName {
+    /// The name, when it is a token in lower case.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = |byte: u8| is_token_byte(byte) && !byte.is_ascii_uppercase();
+        ((1..=HEADER_NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(fits))
+            .then(|| Self(text.to_owned()))
+    }
+}
+
+impl HostName {
+    /// The name, made lower case.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() <= 253 && is_name(text)).then(|| Self(text.to_ascii_lowercase()))
     }
 }
 
@@ -165,7 +210,7 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 /// Cuts the port off `host:port` or `[v6]:port`. `None` when the port is no number from 1 to 65535.
-fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+pub(crate) fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let after_host = authority.rfind(']').map_or(0, |bracket| bracket + 1);
     match authority[after_host..].find(':') {
         None => Some((authority, None)),
@@ -178,7 +223,7 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-fn is_host(host: &str) -> bool {
+pub(crate) fn is_host(host: &str) -> bool {
     match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
         None => is_name(host),

@@ -273,7 +273,8 @@ impl<'t> Reader<'t> {
         Field::Refused
     }
 
-    fn place(&mut self, path: String, value: &Spanned<DeValue<'_>>, refused: bool) {
+    /// Notes where a value stands, for contradictions that it is part of.
+    pub(crate) fn place(&mut self, path: String, value: &Spanned<DeValue<'_>>, refused: bool) {
         let line = Some(self.line(&value.span()));
         self.places.insert(path, Place { source: Source::File, line, refused });
     }

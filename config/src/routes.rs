@@ -8,7 +8,8 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::forms::{Flag, Form, OneOf, Pattern, Time, Word, quoted};
-use crate::names::{Origin, Origins, RouteName, Subprotocol};
+use crate::inbound::{self, Inbound};
+use crate::names::{BackendName, Origin, Origins, RouteName, Subprotocol};
 use crate::patience;
 use crate::reader::{Field, Reader, Spot};
 use crate::schema::write_key;
@@ -39,6 +40,8 @@ pub struct Route {
     pub subscribe: Vec<ChannelTemplate>,
     /// What happens to what a client sends.
     pub inbound: Inbound,
+    /// The backend that decides who comes in. `None`: everybody who asks rightly.
+    pub authorize: Option<BackendName>,
     /// Whether a publisher that is in the channel does not hear itself.
     pub exclude_self: bool,
     /// Which web pages may connect.
@@ -87,22 +90,12 @@ pub enum SlowConsumer {
     KeepLatest,
 }
 
-/// What happens to what a client sends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Inbound {
-    /// It is sent back to the client.
-    Echo,
-    /// It is read, checked and forgotten.
-    Ignore,
-    /// It is published to this channel.
-    Publish(ChannelTemplate),
-}
-
 pub(crate) const KEYS: &[&str] = &[
     "name",
     "path",
     "subscribe",
     "inbound",
+    "authorize",
     "exclude_self",
     "origins",
     "subprotocols",
@@ -117,10 +110,11 @@ pub(crate) const KEYS: &[&str] = &[
     "slow_consumer",
 ];
 
-const INBOUND: &str = "\"echo\", \"ignore\" or { publish = \"room.{room}\" }";
-
 const NAME: Word<RouteName> =
     Word { expected: "a name of [a-z0-9_-]{1,63}, such as \"rooms\"", parse: RouteName::parse };
+
+pub(crate) const BACKEND_NAME: Word<BackendName> =
+    Word { expected: "the name of a [[backend]], such as \"chat\"", parse: BackendName::parse };
 
 const PATH: Pattern<PathPattern> = Pattern {
     expected: "a path of literal segments and {variables}, such as \"/rooms/{room}\"",
@@ -148,8 +142,10 @@ const SLOW_CONSUMER: OneOf<SlowConsumer> = OneOf(&[
 const LIFE: Time = Time { min: Duration::from_millis(100), max: Duration::from_secs(720 * 3600) };
 const JITTER: Time = Time { min: Duration::ZERO, max: Duration::from_secs(720 * 3600) };
 
+const RESERVED: &str = "another first token than \"user\", which is kept for the channels of users";
+
 /// A template whose variables are those of a path. Without a path, which then is a mistake already, any will do.
-struct Template<'p> {
+pub(crate) struct Template<'p> {
     path: Option<&'p PathPattern>,
 }
 
@@ -161,6 +157,9 @@ impl Form<ChannelTemplate> for Template<'_> {
     fn read(&self, value: &DeValue<'_>) -> Result<ChannelTemplate, String> {
         let text = value.as_str().ok_or_else(|| self.expected())?;
         let template = ChannelTemplate::parse(text)?;
+        if template.is_reserved() {
+            return Err(RESERVED.to_owned());
+        }
         match self.path.and_then(|path| template.stranger(path).zip(Some(path))) {
             Some((name, path)) => Err(format!("only variables of the path {path}, which has no {{{name}}}")),
             None => Ok(template),
@@ -221,7 +220,8 @@ fn read_route<'t>(
     let max_age = reader.field(spot, "max_age", &LIFE).read();
     Route {
         subscribe: reader.list(spot, "subscribe", &template, ROUTE_LIST_MAX).or(bare.subscribe),
-        inbound: read_inbound(reader, spot, &template).unwrap_or(bare.inbound),
+        inbound: inbound::read(reader, spot, &template).unwrap_or(bare.inbound),
+        authorize: reader.field(spot, "authorize", &BACKEND_NAME).read(),
         exclude_self: reader.field(spot, "exclude_self", &Flag).or(bare.exclude_self),
         origins: read_origins(reader, spot),
         subprotocols: reader.list(spot, "subprotocols", &SUBPROTOCOL, ROUTE_LIST_MAX).or(bare.subprotocols),
@@ -252,6 +252,7 @@ fn bare(from: Inherited<'_>) -> Route {
         path: PathPattern { segments: Vec::new() },
         subscribe: Vec::new(),
         inbound: Inbound::Ignore,
+        authorize: None,
         exclude_self: false,
         origins: Origins::Any,
         subprotocols: Vec::new(),
@@ -290,26 +291,6 @@ fn unshared<'t>(
     }
 }
 
-fn read_inbound<'t>(reader: &mut Reader<'t>, spot: &Spot<'t>, template: &Template<'_>) -> Option<Inbound> {
-    let Some(value) = reader.value(spot, "inbound") else {
-        reader.missing(spot, "inbound", INBOUND.to_owned());
-        return None;
-    };
-    let path = spot.path("inbound");
-    match value.get_ref().as_str() {
-        Some("echo") => return Some(Inbound::Echo),
-        Some("ignore") => return Some(Inbound::Ignore),
-        _ => {}
-    }
-    match reader.table(path.clone(), value, &["publish"]) {
-        Some(table) => reader.required(&table, "publish", template).map(Inbound::Publish),
-        None => {
-            reader.refuse::<()>(&path, value, INBOUND.to_owned());
-            None
-        }
-    }
-}
-
 fn read_origins<'t>(reader: &mut Reader<'t>, spot: &Spot<'t>) -> Origins {
     let list = reader.value(spot, "origins").and_then(|value| value.get_ref().as_array());
     if list.is_some_and(|list| list.len() == 1 && list[0].get_ref().as_str() == Some("*")) {
@@ -345,11 +326,6 @@ fn built_in(from: Inherited<'_>) -> Vec<Route> {
 pub(crate) fn write(route: &Route, from: Inherited<'_>, out: &mut String) {
     let websocket = from.websocket;
     let template = Template { path: Some(&route.path) };
-    let inbound = match &route.inbound {
-        Inbound::Echo => quoted("echo"),
-        Inbound::Ignore => quoted("ignore"),
-        Inbound::Publish(channel) => format!("{{ publish = {} }}", quoted(&channel.to_string())),
-    };
     let origins = match &route.origins {
         Origins::Any => "[\"*\"]".to_owned(),
         Origins::Only(origins) => write_list(origins, &ORIGIN),
@@ -358,7 +334,8 @@ pub(crate) fn write(route: &Route, from: Inherited<'_>, out: &mut String) {
     write_key(out, "name", NAME.write(&route.name));
     write_key(out, "path", PATH.write(&route.path));
     write_key(out, "subscribe", Some(write_list(&route.subscribe, &template)));
-    write_key(out, "inbound", Some(inbound));
+    write_key(out, "inbound", Some(inbound::write(&route.inbound)));
+    write_key(out, "authorize", route.authorize.as_ref().and_then(|name| BACKEND_NAME.write(name)));
     write_key(out, "exclude_self", Flag.write(&route.exclude_self));
     write_key(out, "origins", Some(origins));
     write_key(out, "subprotocols", Some(write_list(&route.subprotocols, &SUBPROTOCOL)));
@@ -392,7 +369,8 @@ pub(crate) fn expectations() -> Vec<(&'static str, String)> {
         ("name", NAME.expected()),
         ("path", PATH.expected()),
         ("subscribe", ChannelTemplate::EXPECTED.to_owned()),
-        ("inbound", INBOUND.to_owned()),
+        ("inbound", inbound::EXPECTED.to_owned()),
+        ("authorize", BACKEND_NAME.expected()),
         ("exclude_self", Flag.expected()),
         ("origins", ORIGIN.expected()),
         ("subprotocols", SUBPROTOCOL.expected()),

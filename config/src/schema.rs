@@ -68,7 +68,7 @@ macro_rules! section {
     };
 }
 
-/// Declares the settings: `field: Section` for each section, then the routes.
+/// Declares the settings: `field: Section` for each section, then what comes in lists.
 macro_rules! settings {
     ($(#[$doc:meta])* $type:ident { $($(#[$field_doc:meta])* $field:ident: $section:ty,)* }) => {
         $(#[$doc])*
@@ -77,6 +77,8 @@ macro_rules! settings {
             $($(#[$field_doc])* pub $field: $section,)*
             /// Networks with limits of their own.
             pub networks: Vec<$crate::network_limits::NetworkLimits>,
+            /// App servers that are told of events, in the order of the text.
+            pub backends: Vec<$crate::backends::Backend>,
             /// Where connections may go; at least one.
             pub routes: Vec<$crate::routes::Route>,
         }
@@ -88,7 +90,7 @@ macro_rules! settings {
         impl $type {
             /// Reads every section; the routes, which inherit from them, come after.
             fn read_sections(reader: &mut $crate::reader::Reader<'_>) -> Self {
-                Self { $($field: <$section as $crate::schema::Section>::read(reader),)* networks: Vec::new(), routes: Vec::new() }
+                Self { $($field: <$section as $crate::schema::Section>::read(reader),)* networks: Vec::new(), backends: Vec::new(), routes: Vec::new() }
             }
 
             fn write_sections(&self, out: &mut String) {

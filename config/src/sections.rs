@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::backends;
 use crate::forms::{
     Address, AutoOr, Count, FilePath, Flag, List, Number, OneOf, Optional, OrAuto, Pattern, Size, Time, Word,
 };
@@ -288,6 +289,7 @@ impl Settings {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         let mut settings = Self::read_sections(reader);
         settings.networks = network_limits::read(reader);
+        settings.backends = backends::read(reader);
         let from = Inherited { websocket: &settings.websocket, heartbeat: &settings.heartbeat };
         settings.routes = routes::read(reader, from);
         settings
@@ -318,6 +320,9 @@ impl Settings {
         self.write_sections(&mut out);
         for network in &self.networks {
             network_limits::write(network, &mut out);
+        }
+        for backend in &self.backends {
+            backends::write(backend, &mut out);
         }
         let from = Inherited { websocket: &self.websocket, heartbeat: &self.heartbeat };
         for route in &self.routes {

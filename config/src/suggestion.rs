@@ -7,9 +7,12 @@ use crate::sections::SECTIONS;
 /// What the environment variables of this program begin with.
 pub(crate) const VARIABLE_PREFIX: &str = "GATEWAY__";
 
+/// What the root has in double brackets.
+const LISTS: [&str; 2] = ["backend", "route"];
+
 /// Whether the root may have this key.
 pub(crate) fn is_section(name: &str) -> bool {
-    name == "route" || !name.contains('.') && SECTIONS.iter().any(|(section, _)| *section == name)
+    LISTS.contains(&name) || !name.contains('.') && SECTIONS.iter().any(|(section, _)| *section == name)
 }
 
 /// Whether a section may have this table inside.
@@ -22,9 +25,9 @@ pub(crate) fn is_subsection(outer: &str, name: &str) -> bool {
 pub(crate) fn for_section(name: &str) -> String {
     let names = || SECTIONS.iter().map(|(section, _)| *section);
     let mut known: Vec<String> = names().map(|section| format!("[{section}]")).collect();
-    known.push("[[route]]".to_owned());
-    let meant = match nearest(name, names().chain(["route"])) {
-        Some("route") => Some("[[route]]".to_owned()),
+    known.extend(LISTS.map(|list| format!("[[{list}]]")));
+    let meant = match nearest(name, names().chain(LISTS)) {
+        Some(list) if LISTS.contains(&list) => Some(format!("[[{list}]]")),
         Some(section) => Some(format!("[{section}]")),
         None => elsewhere(name),
     };
@@ -39,8 +42,9 @@ pub(crate) fn for_key(name: &str, keys: &[&str]) -> String {
 
 /// For a variable of the environment, whose name begins with [`VARIABLE_PREFIX`].
 pub(crate) fn for_variable(variable: &str) -> String {
-    if variable[VARIABLE_PREFIX.len()..].to_ascii_lowercase().starts_with("route") {
-        return "routes in the file, which alone can have them".to_owned();
+    let name = variable[VARIABLE_PREFIX.len()..].to_ascii_lowercase();
+    if let Some(list) = LISTS.iter().find(|list| name.starts_with(*list)) {
+        return format!("{list}s in the file, which alone can have them");
     }
     let known: Vec<String> = keys().map(|(section, key)| variable_name(section, key)).collect();
     let form =

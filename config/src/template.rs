@@ -12,6 +12,8 @@ pub const PATH_VARIABLES_MAX: usize = 8;
 pub const TOKEN_BYTES_MAX: usize = 64;
 /// Longest variable name, in bytes.
 pub const VARIABLE_BYTES_MAX: usize = 32;
+/// The first token of every user's channel.
+const USER_TOKEN: &str = "user";
 /// Most tokens in a channel.
 pub const CHANNEL_TOKENS_MAX: usize = 8;
 
@@ -134,6 +136,11 @@ impl ChannelTemplate {
 
     pub(crate) const EXPECTED: &str = "1 to 8 tokens joined by dots, each [A-Za-z0-9_=-]{1,64} or one {variable}, \
         such as \"room.{room}\"";
+
+    /// Whether it begins as the channels of users do, which nobody joins but by being authorised.
+    pub(crate) fn is_reserved(&self) -> bool {
+        matches!(self.parts.first(), Some(Part::Literal(token)) if token == USER_TOKEN)
+    }
 
     /// The first variable that `path` does not have.
     #[must_use]

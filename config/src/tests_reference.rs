@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::sections::SECTIONS;
-use crate::{Settings, load, network_limits, reference, routes};
+use crate::{Settings, backends, load, network_limits, reference, routes};
 
 /// The lines that explain and set `key` in the first table that begins with `header`: the comment block right
 /// above the key as one text, and whether the key is commented out.
@@ -39,6 +39,20 @@ fn the_reference_loads_as_the_defaults() {
 }
 
 #[test]
+fn what_the_reference_shows_of_a_backend_are_its_defaults() {
+    let shown = reference().split_once("# [[backend]]").unwrap().1.split_once("[[route]]").unwrap().0;
+    let lines = shown.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| is_setting(line));
+    // These have no default, and stand for what they can be.
+    let examples = ["metadata", "tls"];
+    let key = |line: &str| line.split_once(" = ").map(|(key, _)| key.to_owned()).unwrap();
+    let lines: Vec<_> = lines.filter(|line| !examples.contains(&key(line).as_str())).collect();
+    let all = load(&format!("[[backend]]\n{}", lines.join("\n")), []).unwrap();
+    let bare = "[[backend]]\nname = 'chat'\nendpoints = ['http://127.0.0.1:50051']";
+    assert_eq!(all, load(bare, []).unwrap());
+    assert_eq!(lines.len(), backends::KEYS.len() - examples.len());
+}
+
+#[test]
 fn the_reference_explains_every_key_with_what_the_code_expects() {
     for (section, key, expected) in Settings::expectations() {
         let (comment, _) =
@@ -50,6 +64,13 @@ fn the_reference_explains_every_key_with_what_the_code_expects() {
     }
     for (key, expected) in network_limits::expectations() {
         let (comment, hidden) = explained("# [[limits.network]]", key).unwrap();
+        assert!(
+            hidden && comment.contains(&expected),
+            "{key} expects {expected}; the reference says: {comment}"
+        );
+    }
+    for (key, expected) in backends::expectations() {
+        let (comment, hidden) = explained("# [[backend]]", key).unwrap_or_else(|| panic!("backend.{key}"));
         assert!(
             hidden && comment.contains(&expected),
             "{key} expects {expected}; the reference says: {comment}"
@@ -75,7 +96,9 @@ fn the_reference_sets_every_key_that_has_a_default_value() {
 }
 
 #[test]
-fn the_keys_of_a_route_are_those_that_are_explained() {
+fn the_keys_of_routes_and_backends_are_those_that_are_explained() {
     let explained: Vec<_> = routes::expectations().into_iter().map(|(key, _)| key).collect();
     assert_eq!(explained, routes::KEYS);
+    let explained: Vec<_> = backends::expectations().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(explained, backends::KEYS);
 }

@@ -121,10 +121,29 @@ fn a_route_is_checked_to_its_last_leaf() {
         ),
         ("subscribe = ['a..b']", "subscribe[0]", "'a..b'", "such as \"room.{room}\""),
         ("subscribe = ['a', 'a']", "subscribe[1]", "'a'", "each value once"),
-        ("inbound = 'bus'", "inbound", "'bus'", "\"echo\", \"ignore\" or { publish = \"room.{room}\" }"),
+        (
+            "inbound = 'buz'",
+            "inbound",
+            "'buz'",
+            "\"echo\", \"ignore\", \"bus\", { publish = \"room.{room}\" }",
+        ),
+        ("inbound = 'bus'", "inbound", "\"bus\"", "no app server can listen on the embedded bus"),
         ("inbound = { publish = 'room.{y}' }", "inbound.publish", "'room.{y}'", "which has no {y}"),
         ("inbound = { publish = 5 }", "inbound.publish", "5", "1 to 8 tokens"),
-        ("inbound = {}", "inbound.publish", "nothing", "1 to 8 tokens"),
+        ("inbound = {}", "inbound", "{}", "or { backend = \"chat\" }"),
+        ("inbound = { publish = 'a', backend = 'b' }", "inbound", "{ publish = 'a', backend = 'b' }", "or {"),
+        ("inbound = { to = 'a' }", "inbound.to", "an unknown key", "one of publish, backend"),
+        ("inbound = { backend = 'B' }", "inbound.backend", "'B'", "the name of a [[backend]]"),
+        ("inbound = { backend = 'b' }", "inbound.backend", "\"b\"", "of which there is none"),
+        (
+            "inbound = { publish = 'user.{x}' }",
+            "inbound.publish",
+            "'user.{x}'",
+            "kept for the channels of users",
+        ),
+        ("subscribe = ['a', 'user']", "subscribe[1]", "'user'", "another first token than \"user\""),
+        ("authorize = 'b'", "authorize", "\"b\"", "of which there is none"),
+        ("authorize = true", "authorize", "true", "the name of a [[backend]]"),
         ("origins = ['*', 'https://a.org']", "origins[0]", "'*'", "\"*\" alone"),
         (
             "origins = ['https://a.org/x']",
@@ -159,6 +178,91 @@ fn routes_are_written_as_a_list_of_tables() {
     ]);
     let many = "[[route]]\n".repeat(1025);
     assert_eq!(only(&many).0, "route");
+}
+
+/// A backend that is right but for one line, which is the fourth of the text.
+fn backend(line: &str) -> String {
+    format!("[[backend]]\nname = 'a'\nendpoints = ['https://a:1', 'http://b:1']\n{line}\n")
+}
+
+#[test]
+fn a_backend_is_checked_to_its_last_leaf() {
+    let long = "x".repeat(4097);
+    let long = format!("metadata = {{ a = '{long}' }}");
+    for (line, key, found, expected) in [
+        ("colour = 1", "colour", "an unknown key", "one of name, endpoints"),
+        ("streams = 0", "streams", "0", "from 1 to 64"),
+        ("partitions = 1025", "partitions", "1025", "from 1 to 1024"),
+        ("window = 0", "window", "0", "from 1 to 1000000"),
+        ("window_bytes = '1KiB'", "window_bytes", "'1KiB'", "from \"64KiB\""),
+        ("connection_window = 65536", "connection_window", "65536", "from 1 to 65535"),
+        ("connection_window = 5000", "connection_window", "5000", "at most window, which is 4096"),
+        ("patience = 60", "patience", "60", "a duration"),
+        ("keep_alive = '6m'", "keep_alive", "'6m'", "{ interval = \"6m\""),
+        ("keep_alive = { every = '6m' }", "keep_alive.every", "an unknown key", "interval, timeout"),
+        ("backoff = { min = '0s' }", "backoff.min", "'0s'", "from \"10ms\""),
+        ("backoff = { min = '6s' }", "backoff.min", "\"6s\"", "at most backoff.max, which is \"5s\""),
+        ("resolve = '1ms'", "resolve", "'1ms'", "from \"1s\""),
+        ("health = 'on'", "health", "'on'", "true or false"),
+        ("metadata = { grpc-x = 'a' }", "metadata", "{ grpc-x = 'a' }", "names of [a-z0-9_.-]"),
+        ("metadata = { a = 'ä' }", "metadata.a", "'ä'", "printable ASCII"),
+        ("metadata = { a = { path = 'x' } }", "metadata.a", "{ path = 'x' }", "{ file ="),
+        ("tls = { ca = '/ca' }", "endpoints", "\"http://b:1\"", "https:// everywhere"),
+        ("tls = { server_name = 'a/b' }", "tls.server_name", "'a/b'", "a host name"),
+        ("authorize = { queue = -1 }", "authorize.queue", "-1", "from 0 to 1000000"),
+        ("authorize = { headers = ['Cookie'] }", "authorize.headers[0]", "'Cookie'", "lower-case name"),
+    ] {
+        let (at, _, what, instead) = only(&backend(line));
+        assert_eq!((at, what.as_str()), (format!("backend[0].{key}"), found), "{line}");
+        assert!(instead.contains(expected), "{line}: {instead}");
+    }
+    assert_eq!(only(&backend(&long)).0, "backend[0].metadata.a");
+    let secure = |line: &str| backend(line).replace("http://", "https://");
+    each(&[(&secure("tls = { key = '/k' }"), "backend[0].tls.certificate", 4, "nothing", "tls.key is set")]);
+}
+
+#[test]
+fn a_backend_that_nobody_finds_is_told_with_those_that_are_there() {
+    let route = "[[route]]\nname = 'a'\npath = '/a'\n";
+    each(&[
+        ("[[backend]]\nname = 'a'", "backend[0].endpoints", 1, "nothing", "1 to 64 values"),
+        ("[[backend]]\nname = 'a'\nendpoints = []", "backend[0].endpoints", 3, "[]", "1 to 64 values"),
+        (
+            "[[backend]]\nname = 'a'\nendpoints = ['a:1']",
+            "backend[0].endpoints[0]",
+            3,
+            "'a:1'",
+            "such as \"http://chat:50051\"",
+        ),
+        ("[backend]\nname = 'a'", "backend", 1, "a table", "[[backend]] in double brackets"),
+        ("[[backends]]\nname = 'a'", "backends", 1, "an unknown key", "did you mean [[backend]]?"),
+        (
+            &format!("{}{}", backend(""), backend("")),
+            "backend[1].name",
+            6,
+            "'a'",
+            "another backend is called so",
+        ),
+        (
+            &format!("{}{route}inbound = {{ backend = 'b' }}", backend("")),
+            "route[0].inbound.backend",
+            8,
+            "\"b\"",
+            "a [[backend]]: \"a\"",
+        ),
+        (
+            &format!(
+                "{}{route}inbound = 'echo'\nauthorize = 'a'",
+                backend("authorize = { timeout = '10s' }")
+            ),
+            "backend[0].authorize.timeout",
+            4,
+            "\"10s\"",
+            "less than timeouts.handshake, which is \"10s\"",
+        ),
+    ]);
+    let fine = format!("{}{route}inbound = {{ backend = 'a' }}\nauthorize = 'a'", backend(""));
+    assert!(load(&fine, []).is_ok());
 }
 
 #[test]

@@ -94,11 +94,36 @@ endings_per_second = 0
 [drain]
 deadline = "0s"
 accept_seconds = 3
+[[backend]]
+name = "chat"
+endpoints = ["https://chat.example.org:443", "https://[::1]:50051"]
+streams = 2
+partitions = 16
+window = 500
+window_bytes = "1MiB"
+connection_window = 8
+patience = "30s"
+ack_timeout = "10s"
+connect_timeout = "1s"
+keep_alive = { interval = "10s", timeout = "5s" }
+backoff = { min = "50ms", max = "2s" }
+resolve = "1m"
+health = true
+metadata = { x-team = 'a "b" \c', authorization = { file = "/etc/gateway/token" } }
+tls = { ca = "/ca", certificate = "/c", key = "/k", server_name = "Chat.example.org" }
+authorize = { timeout = "500ms", concurrency = 3, queue = 0, headers = [] }
+[[backend]]
+name = "game"
+endpoints = ["http://game:50051"]
+keep_alive = { timeout = "5s" }
+tls = {}
+authorize = { timeout = "2s" }
 [[route]]
 name = "lobby"
 path = "/rooms/lobby"
 subscribe = ["room.lobby", "news"]
-inbound = "ignore"
+inbound = { backend = "chat" }
+authorize = "game"
 origins = ["https://example.org", "http://localhost:3000"]
 subprotocols = ["v2.chat", "v1.chat"]
 message_bytes = "1MiB"
@@ -142,11 +167,11 @@ fn settings_that_differ_in_every_key_are_printed_and_read_back() {
     }
 }
 
-/// The settings in front of the routes, each with its section.
+/// The settings in front of backends and routes, each with its section.
 fn keys(printed: &str) -> Vec<(String, String)> {
     let mut section = String::new();
     let mut keys = Vec::new();
-    for line in printed.lines().take_while(|line| *line != "[[route]]") {
+    for line in printed.lines().take_while(|line| *line != "[[backend]]") {
         if line.starts_with('[') {
             section = line.to_owned();
         } else if line.contains(" = ") {
@@ -163,11 +188,33 @@ fn a_route_inherits_what_it_does_not_say() {
     assert_eq!((lobby.message_bytes, rooms.message_bytes), (Bytes::mib(1), Bytes::kib(64)));
     assert_eq!((lobby.frame_bytes, rooms.frame_bytes), (Bytes::new(1000), Bytes::new(999)));
     assert_eq!((lobby.fragments.get(), rooms.fragments.get()), (16, 1));
-    assert_eq!((&lobby.inbound, &rooms.origins), (&Inbound::Ignore, &Origins::Only(Vec::new())));
+    let Inbound::Backend(chat) = &lobby.inbound else { panic!("{:?}", lobby.inbound) };
+    assert_eq!((chat.as_str(), &rooms.origins), ("chat", &Origins::Only(Vec::new())));
     // Printed, it still inherits: only what it said itself is there.
     let printed = settings.to_toml();
     let rooms = printed.rsplit("[[route]]").next().unwrap();
     assert!(!rooms.contains("message_bytes") && rooms.contains("frame_bytes = \"999\""), "{rooms}");
+}
+
+#[test]
+fn a_backend_has_every_default_that_it_does_not_override() {
+    let one = |text: &str| load(text, []).unwrap().backends.remove(0);
+    let bare = one("[[backend]]\nname = 'a'\nendpoints = ['http://a:1']");
+    let other = load(OTHER, []).unwrap().backends.remove(0);
+    let printed = |backend| Settings { backends: vec![backend], ..Settings::default() }.to_toml();
+    let (bare, other) = (printed(bare), printed(other));
+    let section =
+        |text: &str| text.split_once("[[backend]]").unwrap().1.split_once("\n\n").unwrap().0.to_owned();
+    let (bare, other) = (section(&bare), section(&other));
+    for line in bare.lines().filter(|line| line.contains(" = ")) {
+        assert!(!other.contains(line), "{line} is the default, so this test does not show that it is read");
+    }
+    // Tables under headers of their own are the same.
+    let inline = one("[[backend]]\nname = 'a'\nendpoints = ['http://a:1']\nbackoff = { min = '1s' }");
+    assert_eq!(
+        inline,
+        one("[[backend]]\nname = 'a'\nendpoints = ['http://a:1']\n[backend.backoff]\nmin = '1s'")
+    );
 }
 
 #[test]

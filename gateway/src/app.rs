@@ -32,6 +32,7 @@ use crate::recent::Recent;
 use crate::service::Supervisor;
 use crate::shards::{Bench, Blueprint, Running, THREAD_PREFIX};
 use crate::signals::Signals;
+use crate::upstreams::Upstreams;
 use crate::{logging, memory, rules};
 
 /// Batches of events that may wait for the pump.
@@ -92,7 +93,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         identity: Identity { node: name.clone(), epoch, shard: 0 },
         sizes: node::sizes(settings, plan),
         rules,
-        upstreams: Vec::new(),
+        upstreams: Upstreams::of(settings).quotas(plan.shards),
         gate: Arc::clone(&gate),
         node_bytes: Arc::new(NodeBytes::new(settings.backlog.node_bytes.as_u64())),
         switchboard: Arc::clone(&switchboard),

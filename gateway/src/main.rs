@@ -20,6 +20,7 @@ mod rules;
 mod service;
 mod shards;
 mod signals;
+mod upstreams;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

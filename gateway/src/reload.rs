@@ -86,7 +86,7 @@ fn prepare(
     if !fixed.is_empty() {
         return Err(NotReloaded::Fixed(fixed));
     }
-    settings.number_routes_as(old);
+    settings.number_as(old);
     let rules = rules::rules(&settings).map_err(NotReloaded::Wrong)?;
     let next = InForce::new(number, settings).map_err(NotReloaded::Wrong)?;
     Ok((next, rules, changes))

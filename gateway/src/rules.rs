@@ -12,15 +12,19 @@ use wire::ws::Limits;
 use wire::ws::frame::HEADER_MAX;
 use wire::ws::handshake::OriginPattern;
 
+use crate::upstreams::{Upstreams, Whom};
+
 /// The rules of these settings.
 ///
 /// # Errors
-/// An origin that the handshake does not understand, or a network that is none of peers, named.
+/// An origin that the handshake does not understand, a network that is none of peers, or an upstream that is not there,
+/// named.
 pub(crate) fn rules(settings: &Settings) -> Result<Rules, String> {
     // A message of the full size waits with its frame header.
     let backlog_bytes = settings.backlog.bytes.as_u64() + HEADER_MAX as u64;
+    let upstreams = Upstreams::of(settings);
     Ok(Rules {
-        routes: settings.routes.iter().map(route).collect::<Result<_, _>>()?,
+        routes: settings.routes.iter().map(|one| route(one, &upstreams)).collect::<Result<_, _>>()?,
         handshake_ticks: ticks(settings.timeouts.handshake),
         close_ticks: ticks(settings.timeouts.close),
         linger_ticks: ticks(settings.timeouts.linger),
@@ -51,9 +55,12 @@ pub(crate) fn ticks(duration: Duration) -> u32 {
     u32::try_from(ticks).unwrap_or(u32::MAX)
 }
 
-fn route(route: &config::Route) -> Result<Route, String> {
+fn route(route: &config::Route, upstreams: &Upstreams<'_>) -> Result<Route, String> {
     let variables: Vec<&str> = route.path.variables().collect();
     let template = |template: &config::ChannelTemplate| self::template(template, &variables);
+    if let Some(name) = &route.authorize {
+        return Err(format!("route.{}.authorize: {name} cannot be asked yet", route.name));
+    }
     Ok(Route {
         name: route.name.as_str().into(),
         path: path(&route.path),
@@ -62,6 +69,8 @@ fn route(route: &config::Route) -> Result<Route, String> {
             config::Inbound::Echo => Inbound::Echo,
             config::Inbound::Ignore => Inbound::Ignore,
             config::Inbound::Publish(channel) => Inbound::Publish(template(channel)),
+            config::Inbound::Backend(name) => Inbound::Upstream(upstreams.number(Whom::Name(name))?),
+            config::Inbound::Bus => Inbound::Upstream(upstreams.number(Whom::Bus)?),
         },
         exclude_self: route.exclude_self,
         origins: origins(&route.origins)?,
@@ -148,6 +157,18 @@ mod tests {
         let (number, variables) = rules.route("/rooms/lobby").unwrap();
         let Inbound::Publish(template) = &rules.routes[usize::from(number)].inbound else { unreachable!() };
         assert_eq!(template.render(&variables).unwrap().as_str(), "room.lobby");
+    }
+
+    #[test]
+    fn a_route_tells_the_backend_of_its_name_wherever_that_stands() {
+        let backend = |name: &str| format!("[[backend]]\nname = '{name}'\nendpoints = ['http://{name}:1']\n");
+        let route = "[[route]]\nname = 'a'\npath = '/a'\ninbound = { backend = 'chat' }\n";
+        let number = |text: String| match load(&text).routes[0].inbound {
+            Inbound::Upstream(upstream) => upstream.0,
+            _ => panic!("{text}"),
+        };
+        assert_eq!(number(format!("{}{}{route}", backend("chat"), backend("game"))), 0);
+        assert_eq!(number(format!("{}{}{route}", backend("game"), backend("chat"))), 1);
     }
 
     #[test]

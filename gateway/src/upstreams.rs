@@ -1,0 +1,106 @@
+//! Owns the numbers of upstreams: the bus first, where app servers can listen on one, then the backends in the order of
+//! the configuration, which keeps it for as long as the program runs. Shards, the pump and the clients of backends all
+//! ask here. Owns how much shards may hand out, too; refuses to know how anybody is reached.
+
+use std::time::Duration;
+
+use bridge::{Quota, Upstream};
+use config::{Backend, BackendName, Settings};
+
+use crate::rules::ticks;
+
+/// Fewest events that a shard may hand to one partition: with fewer, each would wait for the one before.
+const EVENTS_MIN: u64 = 8;
+/// Fewest payload bytes of those, for the same reason.
+const BYTES_MIN: u64 = 16 << 10;
+
+/// Whom a route tells its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whom<'s> {
+    /// Whoever listens on the bus.
+    Bus,
+    /// The backend of this name.
+    Name(&'s BackendName),
+}
+
+/// Every upstream; its place is its number.
+pub(crate) struct Upstreams<'s>(Vec<&'s Backend>);
+
+impl<'s> Upstreams<'s> {
+    /// Those of these settings.
+    pub(crate) fn of(settings: &'s Settings) -> Self {
+        Self(settings.backends.iter().collect())
+    }
+
+    /// The number of an upstream.
+    ///
+    /// # Errors
+    /// It is not there, which the configuration has refused already.
+    pub(crate) fn number(&self, whom: Whom<'_>) -> Result<Upstream, String> {
+        let place = match whom {
+            Whom::Bus => return Err("no app server can listen on the embedded bus".to_owned()),
+            Whom::Name(name) => self.0.iter().position(|backend| backend.name == *name),
+        };
+        let place = place.and_then(|place| u16::try_from(place).ok());
+        place.map(Upstream).ok_or_else(|| format!("no upstream is {whom:?}"))
+    }
+
+    /// What each of so many shards may hand to each upstream.
+    pub(crate) fn quotas(&self, shards: u16) -> Vec<Quota> {
+        self.0.iter().map(|backend| quota(backend, shards)).collect()
+    }
+}
+
+/// The windows of all streams, split evenly over the partitions and shards that feed them.
+fn quota(backend: &Backend, shards: u16) -> Quota {
+    let streams = u64::from(backend.streams.get()) * backend.endpoints.len() as u64;
+    let lanes = u64::from(backend.partitions.get()) * u64::from(shards.max(1));
+    let share = |window: u64, least: u64| {
+        let share = (window.saturating_mul(streams) / lanes).max(least);
+        u32::try_from(share).unwrap_or(u32::MAX)
+    };
+    Quota {
+        partitions: u16::try_from(backend.partitions.get()).unwrap_or(bridge::inbound::PARTITIONS_MAX),
+        events: share(u64::from(backend.window.get()), EVENTS_MIN),
+        bytes: share(backend.window_bytes.as_u64(), BYTES_MIN),
+        connection_events: u16::try_from(backend.connection_window.get()).unwrap_or(u16::MAX),
+        patience_ticks: ticks(backend.patience.max(Duration::from_millis(1))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn quotas(text: &str, shards: u16) -> Vec<Quota> {
+        let text = format!("[[backend]]\nname = 'a'\nendpoints = ['http://a:1', 'http://b:1']\n{text}");
+        Upstreams::of(&config::load(&text, []).unwrap()).quotas(shards)
+    }
+
+    #[test]
+    fn the_windows_of_all_streams_are_shared_by_all_lanes() {
+        let quotas = quotas("window = 4096\nstreams = 2\npartitions = 16\npatience = '30s'", 4);
+        let quota = Quota {
+            partitions: 16,
+            events: 4096 * 4 / 64,
+            bytes: (16 << 20) * 4 / 64,
+            connection_events: 32,
+            patience_ticks: 300,
+        };
+        assert_eq!(quotas, [quota]);
+    }
+
+    #[test]
+    fn a_share_is_never_so_small_that_one_waits_for_the_other() {
+        let quotas =
+            quotas("window = 1\nwindow_bytes = '64KiB'\nconnection_window = 1\npartitions = 1024", 64);
+        assert_eq!((u64::from(quotas[0].events), u64::from(quotas[0].bytes)), (EVENTS_MIN, BYTES_MIN));
+    }
+
+    #[test]
+    fn partitions_of_the_configuration_are_those_of_shards() {
+        let quotas = quotas("partitions = 1024", 1);
+        assert_eq!(quotas[0].partitions, bridge::inbound::PARTITIONS_MAX);
+    }
+}
