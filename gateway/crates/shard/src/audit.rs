@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use bridge::{Channel, Pause};
 use store::{Flags, Key, NONE, Phase};
 
-use crate::cold::{Partial, Rare, Then};
+use crate::cold::{Partial, Rare};
 use crate::net::Net;
 use crate::turn::Shard;
 
@@ -350,7 +350,7 @@ impl<N: Net> Shard<N> {
 fn is_parsed(phase: Phase, rare: &Rare) -> bool {
     match phase {
         Phase::Open | Phase::PongWait => true,
-        Phase::Closing => rare.goodbye.is_some_and(|goodbye| goodbye.then == Then::Await),
+        Phase::Closing => rare.goodbye.is_some_and(|goodbye| goodbye.then.awaits()),
         Phase::Handshake | Phase::Lingering | Phase::Ended => false,
     }
 }

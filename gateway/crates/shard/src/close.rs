@@ -80,7 +80,7 @@ impl<N: Net> Shard<N> {
             return;
         }
         self.leave_channels(key);
-        if then != Then::Await {
+        if !then.awaits() {
             drop(self.take_partial(key));
         }
         if let Some(rare) = self.rare_mut(key) {

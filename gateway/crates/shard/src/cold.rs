@@ -76,12 +76,21 @@ pub(crate) struct Goodbye {
 /// What follows when the close frame is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// The peer answers it.
+    /// The peer answers it. What it had sent before it read ours goes where it was meant to go.
+    Deliver,
+    /// The peer answers it, and nothing else of it counts.
     Await,
     /// The peer broke the rules: say no more, discard what it sends, let it hang up.
     Linger,
     /// It was the answer: hang up.
     HangUp,
+}
+
+impl Then {
+    /// Whether an answer is waited for, and so what comes is parsed.
+    pub(crate) const fn awaits(self) -> bool {
+        matches!(self, Self::Deliver | Self::Await)
+    }
 }
 
 impl Rare {
@@ -140,10 +149,9 @@ impl<N: Net> Shard<N> {
     pub(crate) fn is_listened_to(&self, key: Key) -> bool {
         match self.conns.get(key).map(|conn| conn.phase) {
             Some(Phase::Handshake | Phase::Open | Phase::PongWait) => true,
-            Some(Phase::Closing) => self
-                .rare(key)
-                .and_then(|rare| rare.goodbye)
-                .is_some_and(|goodbye| goodbye.then == Then::Await),
+            Some(Phase::Closing) => {
+                self.rare(key).and_then(|rare| rare.goodbye).is_some_and(|goodbye| goodbye.then.awaits())
+            }
             Some(Phase::Lingering | Phase::Ended) | None => false,
         }
     }

@@ -248,6 +248,6 @@ impl<N: Net> Shard<N> {
         let retry_ms = self.random.u32(0..crate::RETRY_SPREAD_MS);
         let reason = format!(r#"{{"reason":"{}","retry_ms":{retry_ms}}}"#, why.label());
         self.stats.goodbyes.add(1);
-        self.goodbye(key, code::GOING_AWAY, &reason, why, Then::Await);
+        self.goodbye(key, code::GOING_AWAY, &reason, why, Then::Deliver);
     }
 }

@@ -57,7 +57,7 @@ impl Unplaced {
         self.starved.iter().copied()
     }
 
-    fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.waiting.len() >= UNPLACED_MAX || self.bytes >= UNPLACED_BYTES_MAX
     }
 }

@@ -163,7 +163,7 @@ impl<N: Net> Shard<N> {
         if self.age_left(key, &life) == Some(0) {
             let retry_ms = self.random.u32(0..crate::RETRY_SPREAD_MS);
             let reason = format!(r#"{{"reason":"max_age","retry_ms":{retry_ms}}}"#);
-            self.goodbye(key, code::GOING_AWAY, &reason, EndReason::MaxAge, Then::Await);
+            self.goodbye(key, code::GOING_AWAY, &reason, EndReason::MaxAge, Then::Deliver);
             return true;
         }
         if self.idle_left(key, &life) != Some(0) {
@@ -174,7 +174,7 @@ impl<N: Net> Shard<N> {
         }
         let is_idle = self.idle_left(key, &life) == Some(0);
         if is_idle {
-            self.goodbye(key, code::NORMAL, r#"{"reason":"idle"}"#, EndReason::Idle, Then::Await);
+            self.goodbye(key, code::NORMAL, r#"{"reason":"idle"}"#, EndReason::Idle, Then::Deliver);
         }
         // Whoever ended while being read has no timer to be set either.
         is_idle || !self.is_open(key)

@@ -80,10 +80,24 @@ impl Paced {
 impl<N: Net> Shard<N> {
     /// How many bytes may be read from a connection now. `None` when it has just been paused.
     pub(crate) fn allowance(&mut self, key: Key) -> Option<usize> {
-        let Some(conn) = self.conns.get_mut(key) else { return Some(SCRATCH_BYTES) };
-        if !matches!(conn.phase, Phase::Open | Phase::PongWait) {
+        let phase = self.conns.get(key).map(|conn| conn.phase);
+        if !matches!(phase, Some(Phase::Open | Phase::PongWait)) {
             return Some(SCRATCH_BYTES);
         }
+        match self.room(key) {
+            Ok(Room::Plenty) => Some(SCRATCH_BYTES),
+            Ok(_) => Some(SMALL_READ_BYTES),
+            Err((limit, ticks)) => {
+                self.pace(key, limit, ticks);
+                None
+            }
+        }
+    }
+
+    /// How much is left of the least of the rates that a connection can be paused for; of one that is used up, which it is
+    /// and the ticks to wait.
+    pub(crate) fn room(&mut self, key: Key) -> Result<Room, (Limit, u32)> {
+        let Some(conn) = self.conns.get_mut(key) else { return Ok(Room::Plenty) };
         let (now, limits) = (self.now, &self.rules.limits);
         let mut least = Room::Plenty;
         if let Some(limit) = limits.connection().filter(|_| conn.limiter != 0) {
@@ -92,9 +106,7 @@ impl<N: Net> Shard<N> {
             if limit.action == Action::Pause && !limit.dry_run {
                 least = limit.messages.room(conn.limiter, now);
                 if least == Room::None {
-                    let ticks = limit.messages.wait_ticks(conn.limiter, now);
-                    self.pace(key, Limit::ConnectionMessages, ticks);
-                    return None;
+                    return Err((Limit::ConnectionMessages, limit.messages.wait_ticks(conn.limiter, now)));
                 }
             }
         }
@@ -110,14 +122,13 @@ impl<N: Net> Shard<N> {
                     let Some(rate) = rate else { continue };
                     let (room, ticks) = table.room(slot, rate, of, now);
                     if room == Room::None {
-                        self.pace(key, limit, ticks);
-                        return None;
+                        return Err((limit, ticks));
                     }
                     least = least.min(room);
                 }
             }
         }
-        Some(if least == Room::Plenty { SCRATCH_BYTES } else { SMALL_READ_BYTES })
+        Ok(least)
     }
 
     /// Does not read a connection for so many ticks.

@@ -86,7 +86,6 @@ impl<N: Net> Shard<N> {
                 return Ok(Flow::Wait(at));
             }
             let Some(item) = assembly.next(bytes, &mut at, limits)? else { return Ok(Flow::Go) };
-            // Once our close frame is out, only the peer's matters (RFC 6455 section 5.5.1).
             let listens = self.is_open(key);
             // A reply to what came before may have met the bound of the backlog.
             if !listens && !self.is_listened_to(key) {
@@ -94,6 +93,7 @@ impl<N: Net> Shard<N> {
             }
             match item {
                 Item::Close(close) => return Ok(Flow::Goodbye(close.map(|Close { code, .. }| code))),
+                Item::Message { kind, payload } if !listens => self.late(key, route, kind, payload),
                 _ if !listens => {}
                 Item::Message { payload, .. } | Item::Ping(payload) if !self.takes(key, payload.len()) => {}
                 Item::Message { kind, payload } => self.message(key, route, kind, payload, out),
@@ -107,17 +107,8 @@ impl<N: Net> Shard<N> {
     }
 
     fn message(&mut self, key: Key, route: &Route, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
-        self.stats.messages_in.add(1);
-        self.stats.bytes_in.add(payload.len() as u64);
         let answer = route.auto_reply(payload);
-        let now = self.now;
-        if let Some(tally) = self.conns.tally_mut(key) {
-            tally.messages_in = tally.messages_in.wrapping_add(1);
-            tally.bytes_in += payload.len() as u64;
-            if answer.is_none() {
-                tally.last_message = now;
-            }
-        }
+        self.count_in(key, payload.len(), answer.is_none());
         if let Some(answer) = answer {
             return self.auto_reply(key, kind, answer, out);
         }
@@ -136,6 +127,41 @@ impl<N: Net> Shard<N> {
                 self.count_out(key, 1, payload.len());
             }
         }
+    }
+
+    fn count_in(&mut self, key: Key, bytes: usize, is_use: bool) {
+        self.stats.messages_in.add(1);
+        self.stats.bytes_in.add(bytes as u64);
+        let now = self.now;
+        if let Some(tally) = self.conns.tally_mut(key) {
+            tally.messages_in = tally.messages_in.wrapping_add(1);
+            tally.bytes_in += bytes as u64;
+            if is_use {
+                tally.last_message = now;
+            }
+        }
+    }
+
+    /// A message that came when our close frame was out already. The peer is told to go for no fault of its own and may
+    /// have sent it before it could know, so it is published, though nothing can be answered (RFC 6455 section 5.5.1 leaves
+    /// open what is done with it). It is not paused for a rate any more, or its answer would not be read in time: at the
+    /// first bound nothing more of it is taken, and what was taken is all that it sent up to there.
+    fn late(&mut self, key: Key, route: &Route, kind: Kind, payload: &[u8]) {
+        let goodbye = self.rare(key).and_then(|rare| rare.goodbye);
+        if goodbye.is_none_or(|goodbye| goodbye.then != Then::Deliver)
+            || !matches!(route.inbound, Inbound::Publish(_))
+            || route.auto_reply(payload).is_some()
+        {
+            return;
+        }
+        if self.unplaced.is_full() || self.room(key).is_err() || !self.takes(key, payload.len()) {
+            if let Some(goodbye) = self.rare_mut(key).and_then(|rare| rare.goodbye.as_mut()) {
+                goodbye.then = Then::Await;
+            }
+            return;
+        }
+        self.count_in(key, payload.len(), true);
+        self.publish(key, route, kind, payload);
     }
 
     /// Answers a message that goes nowhere. It and its answer are a sign of life, and not of use.

@@ -1,7 +1,10 @@
 //! Single cases of ending gracefully: the pace of goodbyes, the listener, what was accepted before, and a share of the
 //! table that goes while the rest stays.
 
+use bridge::limited::Action;
 use bridge::{Command, DrainPlan, EndReason};
+use shard::limit::Rate;
+use shard::limit::rules::{ConnectionLimit, LimitRules, PeerRules};
 use tokio::sync::oneshot;
 
 use crate::client::{Stage, request};
@@ -94,6 +97,63 @@ fn what_was_accepted_before_the_goodbyes_reaches_everybody() {
     world.rest();
     world.check_complete(&crowd);
     world.end_drain(60);
+}
+
+/// A speaker on shard 0 that is told to go by `order`, and has said so many lines before it read that; and a listener.
+fn late_lines(world: &mut World, lines: usize, order: impl FnOnce(&mut World, usize)) -> (usize, usize) {
+    let (speaker, hearer) = (world.open(0, "/say/a"), world.open(1, "/hear/a"));
+    order(world, speaker);
+    world.run(0);
+    for _ in 0..lines {
+        // Each in a read of its own, behind our close frame and before the answer to it.
+        world.say(speaker, 50);
+        world.run(0);
+    }
+    assert_eq!(world.clients[speaker].close, None, "it has not read our close frame yet");
+    world.live(5);
+    let ending = world.ending(speaker).unwrap();
+    assert_eq!((ending.sent_code, ending.received_code.is_some()), (Some(1001), true), "{ending:?}");
+    (hearer, ending.traffic.messages_in as usize)
+}
+
+fn shed_all(world: &mut World, _: usize) {
+    let (reply, _) = oneshot::channel();
+    world.shedding = true;
+    assert!(world.command(0, Command::Shed { per_ten_thousand: 10_000, ticks: 0, reply }));
+}
+
+#[test]
+fn what_was_sent_before_our_close_frame_was_read_is_published() {
+    let mut world = world();
+    let (hearer, taken) = late_lines(&mut world, 5, shed_all);
+    assert_eq!((taken, world.model.count_heard(hearer)), (5, 5));
+    world.drain(20);
+}
+
+#[test]
+fn whoever_goes_on_beyond_its_rate_after_our_close_frame_is_heard_up_to_there() {
+    let mut weather = Weather::fair();
+    weather.is_strict = true;
+    let limit = ConnectionLimit { messages: Rate::new(10, 3), action: Action::Pause, dry_run: false };
+    weather.rules.limits = LimitRules::new(Some(limit), PeerRules::default());
+    let mut world = World::new(weather, 5);
+    let (hearer, taken) = late_lines(&mut world, 20, shed_all);
+    assert!((3..=4).contains(&taken), "{taken}");
+    assert_eq!(world.model.count_heard(hearer), taken);
+    world.drain(20);
+}
+
+#[test]
+fn whoever_the_api_closes_publishes_nothing_more() {
+    let mut world = world();
+    let (hearer, taken) = late_lines(&mut world, 5, |world, speaker| {
+        let address = world.clients[speaker].id.unwrap();
+        world.clients[speaker].facts.api_codes.push(1001);
+        let (reply, _) = oneshot::channel();
+        assert!(world.command(0, Command::Close { whom: address, code: 1001, reason: "".into(), reply }));
+    });
+    assert_eq!((taken, world.model.count_heard(hearer)), (0, 0));
+    world.drain(20);
 }
 
 #[test]
