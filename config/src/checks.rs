@@ -2,6 +2,7 @@
 //! Called by `load` after everything was read.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::backends;
 use crate::forms::{AutoOr, quoted};
@@ -17,7 +18,9 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     one_backlog_fits_the_node(settings, reader);
     a_message_fits_the_backlog(settings, reader);
     a_route_stays_within_its_subscriptions(settings, reader);
+    a_question_fits_its_route(settings, reader);
     jitter_has_an_age(settings, reader);
+    a_drain_tells_everybody_to_go(settings, reader);
     what_commands_is_guarded(settings, reader);
     listeners_do_not_collide(settings, reader);
     trust_has_an_object(settings, reader);
@@ -126,6 +129,38 @@ fn a_route_stays_within_its_subscriptions(settings: &Settings, reader: &mut Read
                 format!("at most limits.subscriptions_per_connection, which is {bound}"),
             );
         }
+    }
+}
+
+/// A longer one closes with 1009 before anybody could compare it.
+fn a_question_fits_its_route(settings: &Settings, reader: &mut Reader<'_>) {
+    for (position, route) in settings.routes.iter().enumerate() {
+        let bound = route.message_bytes;
+        for reply in route.auto_reply.iter().filter(|reply| reply.question.len() > bound.as_usize()) {
+            let key = format!("route[{position}].auto_reply.{}", quoted(&reply.question));
+            reader.contradiction(
+                &[&key, &format!("route[{position}].message_bytes"), "websocket.message_bytes"],
+                &key,
+                format!("a message of {} bytes", reply.question.len()),
+                format!("messages of at most message_bytes of the route, which is \"{bound}\""),
+            );
+        }
+    }
+}
+
+/// What the listeners take of the deadline, goodbyes lack.
+fn a_drain_tells_everybody_to_go(settings: &Settings, reader: &mut Reader<'_>) {
+    let (accept, deadline) = (settings.drain.accept_seconds, settings.drain.deadline);
+    if Duration::from_secs(u64::from(accept)) * 2 > deadline {
+        reader.contradiction(
+            &["drain.accept_seconds", "drain.deadline"],
+            "drain.accept_seconds",
+            accept.to_string(),
+            format!(
+                "at most half of drain.deadline, which is \"{}\": the rest is for goodbyes",
+                print_duration(deadline)
+            ),
+        );
     }
 }
 

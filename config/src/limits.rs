@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use crate::forms::{AutoOr, Count, Flag, Number, OneOf, OrOff, Size, quoted};
 use crate::reader::Reader;
 use crate::schema::section;
-use crate::sections::{Settings, count};
+use crate::sections::{Limits, Settings, count};
 use crate::units::Bytes;
 
 /// What happens to messages that are too many.
@@ -95,6 +95,7 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     rates_have_their_bursts(settings, reader);
     a_message_fits_the_burst(settings, reader);
     a_peer_fits_the_node(settings, reader);
+    a_part_fits_its_whole(settings, reader);
     networks_are_of_peers(settings, reader);
 }
 
@@ -143,6 +144,31 @@ fn a_peer_fits_the_node(settings: &Settings, reader: &mut Reader<'_>) {
             one.to_string(),
             format!("at most limits.connections, which is {all}, or \"off\""),
         );
+    }
+}
+
+/// A bound that another one meets first would never be met. A default is no mistake of whoever set the other.
+fn a_part_fits_its_whole(settings: &Settings, reader: &mut Reader<'_>) {
+    let (limits, defaults) = (&settings.limits, Limits::default());
+    let all = match limits.connections {
+        AutoOr::Set(all) => all.get(),
+        AutoOr::Auto => u32::MAX,
+    };
+    let (channels, own) = (limits.channels.get(), "limits.subscriptions_per_connection");
+    for (key, part, default, whole_key, whole) in [
+        ("limits.handshakes", limits.handshakes, defaults.handshakes, "limits.connections", all),
+        (
+            own,
+            limits.subscriptions_per_connection,
+            defaults.subscriptions_per_connection,
+            "limits.channels",
+            channels,
+        ),
+    ] {
+        if part.get() > whole && part != default {
+            let expected = format!("at most {whole_key}, which is {whole}");
+            reader.contradiction(&[key, whole_key], key, part.to_string(), expected);
+        }
     }
 }
 

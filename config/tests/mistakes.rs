@@ -70,6 +70,20 @@ fn a_value_of_the_wrong_type_or_beyond_its_range_is_named_as_it_was_written() {
         ("[heartbeat]\ninterval = 25", "heartbeat.interval", 2, "25", "a duration in ms, s, m or h"),
         ("[heartbeat]\ninterval = '2h'", "heartbeat.interval", 2, "'2h'", "to \"1h\""),
         ("[websocket]\nmessage_bytes = '2GB'", "websocket.message_bytes", 2, "'2GB'", "KiB, MiB or GiB"),
+        (
+            "[limits.node]\nmemory = 0",
+            "limits.node.memory",
+            2,
+            "0",
+            "from \"1MiB\" to \"1024GiB\", or \"off\"",
+        ),
+        ("[limits.peer]\nrecent = -1", "limits.peer.recent", 2, "-1", "an integer from 0 to"),
+        ("[limits.peer]\nipv6_prefix = 65", "limits.peer.ipv6_prefix", 2, "65", "from 16 to 64"),
+        ("[heartbeat]\npong_deadline = '-1s'", "heartbeat.pong_deadline", 2, "'-1s'", "a duration in"),
+        ("[heartbeat]\ninterval = '0s'", "heartbeat.interval", 2, "'0s'", "from \"100ms\""),
+        ("[backlog]\nframes = 0", "backlog.frames", 2, "0", "an integer from 1 to"),
+        ("[drain]\ndeadline = '61m'", "drain.deadline", 2, "'61m'", "from \"0s\" to \"1h\""),
+        ("[drain]\naccept_seconds = -1", "drain.accept_seconds", 2, "-1", "from 0 to 3600"),
         ("[limits]\nhead_bytes = 255", "limits.head_bytes", 2, "255", "from \"256\" to \"64KiB\""),
         ("limits = 5", "limits", 1, "5", "written [limits]"),
         ("\n[[limits]]\nchannels = 1", "limits", 2, "a list of tables", "written [limits]"),
@@ -357,6 +371,42 @@ fn keys_that_contradict_each_other_are_found() {
 }
 
 #[test]
+fn a_bound_that_another_one_meets_first_is_found() {
+    let route = "[[route]]\nname = 'a'\npath = '/a'\ninbound = 'echo'\n";
+    each(&[
+        (
+            "[limits]\nconnections = 100\nhandshakes = 101",
+            "limits.handshakes",
+            3,
+            "101",
+            "at most limits.connections, which is 100",
+        ),
+        (
+            "[limits]\nsubscriptions_per_connection = 11\nchannels = 10",
+            "limits.subscriptions_per_connection",
+            2,
+            "11",
+            "at most limits.channels, which is 10",
+        ),
+        (
+            "[drain]\naccept_seconds = 6",
+            "drain.accept_seconds",
+            2,
+            "6",
+            "at most half of drain.deadline, which is \"10s\"",
+        ),
+        ("[drain]\naccept_seconds = 1\ndeadline = '0s'", "drain.accept_seconds", 2, "1", "is \"0s\""),
+        (
+            &format!("{route}message_bytes = 4\nauto_reply = {{ 'ping' = 'pong', 'are you there' = 'yes' }}"),
+            "route[0].auto_reply.\"are you there\"",
+            6,
+            "a message of 13 bytes",
+            "at most message_bytes of the route, which is \"4\"",
+        ),
+    ]);
+}
+
+#[test]
 fn a_network_that_is_none_is_found_by_its_place_in_the_list() {
     let text = "[trust]\nheader = 'forwarded'\nnetworks = ['10.0.0.0/8', '10.0.0.1/8']";
     each(&[(
@@ -383,6 +433,10 @@ fn what_only_looks_like_a_contradiction_is_let_through() {
         "[limits]\nconnections = 4\n[shards]\ncount = 4",
         "[backlog]\nbytes = '2MiB'\nnode_bytes = '2MiB'",
         "[limits]\nsubscriptions_per_connection = 1",
+        "[limits]\nconnections = 100\nchannels = 10\n[limits.peer]\nconnections = 100",
+        "[limits]\nconnections = 100\nhandshakes = 100",
+        "[drain]\naccept_seconds = 5",
+        "[drain]\ndeadline = '0s'",
         "[http]\naddress = '0.0.0.0:9000'\n[api]\ntokens_file = 'a'\n[admin]\ntoken_file = 'b'",
         "[[route]]\nname = 'a'\npath = '/a'\ninbound = 'ignore'\nmessage_bytes = '1GiB'",
         "[backlog]\nbytes = '2MiB'\n[websocket]\nmessage_bytes = '2MiB'",

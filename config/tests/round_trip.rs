@@ -92,7 +92,7 @@ format = "json"
 filter = "warn,shard=trace"
 endings_per_second = 0
 [drain]
-deadline = "0s"
+deadline = "8s"
 accept_seconds = 3
 [[backend]]
 name = "chat"
