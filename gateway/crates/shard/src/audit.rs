@@ -3,7 +3,7 @@
 //! Owns the comparison of each table, list and gauge with what the records say. Refuses to repair anything and to be
 //! called by the program: it walks the whole table. Called by tests and fuzz targets, after [`Shard::turn`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use bridge::{Channel, Pause};
@@ -24,6 +24,8 @@ pub struct Census {
     pub turning: u32,
     /// Records by the address of their peer.
     pub peers: BTreeMap<IpAddr, u32>,
+    /// Peers of connections that are open and were not told to go.
+    pub open: BTreeSet<IpAddr>,
     /// Bytes of the node that it has claimed for backlogs.
     pub backlog_claimed: u64,
     /// Names of the channels that have a subscriber here.
@@ -69,7 +71,11 @@ impl<N: Net> Shard<N> {
             let counted = if turning { &mut census.turning } else { &mut census.connections };
             *counted += 1;
             census.handshakes += u32::from(!turning && conn.phase == Phase::Handshake);
-            *census.peers.entry(self.gate.peers().address(conn.admission.peer())).or_default() += 1;
+            let peer = self.gate.peers().address(conn.admission.peer());
+            *census.peers.entry(peer).or_default() += 1;
+            if matches!(conn.phase, Phase::Open | Phase::PongWait) {
+                census.open.insert(peer);
+            }
         }
         census.backlog_claimed = self.backlog.bytes_capacity();
         census.channels = self.channels.names().map(|name| name.to_string()).collect();

@@ -68,6 +68,9 @@ pub(crate) struct Client {
     tail: Option<(u32, Vec<u8>)>,
     pongs: VecDeque<(u32, Vec<u8>)>,
     pings: VecDeque<Vec<u8>>,
+    /// Pings may be dropped for a rate, and so many were.
+    pub(crate) drops: bool,
+    pings_lost: usize,
     /// Everything it was told, in order.
     pub(crate) heard: VecDeque<Said>,
     pub(crate) pings_heard: usize,
@@ -111,6 +114,8 @@ impl Client {
             tail: None,
             pongs: VecDeque::new(),
             pings: VecDeque::new(),
+            drops: false,
+            pings_lost: 0,
             heard: VecDeque::new(),
             pings_heard: 0,
         }
@@ -214,8 +219,13 @@ impl Client {
                     }
                 }
                 Said::Pong(payload) => {
-                    if self.pings.pop_front().as_ref() != Some(payload) {
-                        return Err("a pong that answers no ping, or not the oldest".into());
+                    let of = |ping: &Vec<u8>| ping == payload;
+                    match self.pings.iter().position(of) {
+                        Some(lost) if lost == 0 || self.drops => {
+                            self.pings.drain(..=lost);
+                            self.pings_lost += lost;
+                        }
+                        _ => return Err("a pong that answers no ping, or not the oldest".into()),
                     }
                 }
                 Said::Close(code) => self.told_to_close(*code),
@@ -285,6 +295,11 @@ impl Client {
     /// Pings it waits for the pongs of.
     pub(crate) fn pings_open(&self) -> usize {
         self.pings.len()
+    }
+
+    /// Pings that later ones were answered before.
+    pub(crate) fn pings_lost(&self) -> usize {
+        self.pings_lost
     }
 
     pub(crate) fn say_close(&mut self, code: u16) {

@@ -2,13 +2,16 @@
 //!
 //! `random` lets many runs happen, each followed by a rest, in which everybody must have heard what was said, and by a
 //! drain, after which nothing may be left. The other modules with tests are single cases. Invariants are checked after
-//! every turn by `Shard::audit`. A failed run prints its seed; `SHARD_SEED=… SHARD_STEPS=…` plays it again.
+//! every turn by `Shard::audit`. A failed run prints its seed; `SHARD_SEED=… SHARD_STEPS=…` plays it again, and
+//! `SHARD_RUNS=…` plays more than a test has time for.
 #![allow(clippy::unwrap_used)]
 
 mod api;
 mod bad_input;
+mod blocks;
 mod client;
 mod drain;
+mod dropped;
 mod flow;
 mod frames;
 mod limits;

@@ -33,6 +33,8 @@ struct Stream {
     lines: Vec<Line>,
     /// How many of its lines the shard has taken, once its speaker has ended.
     taken: Option<usize>,
+    /// Lines may be dropped for a rate: any, but then for everybody.
+    drops: bool,
 }
 
 #[derive(Debug)]
@@ -57,8 +59,53 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn stream(&mut self, place: Place, excluded: Option<usize>) -> usize {
-        self.streams.push(Stream { place, excluded, lines: Vec::new(), taken: None });
+        self.streams.push(Stream { place, excluded, lines: Vec::new(), taken: None, drops: false });
         self.streams.len() - 1
+    }
+
+    /// Lines of this stream may be dropped.
+    pub(crate) fn may_drop(&mut self, stream: usize) {
+        self.streams[stream].drops = true;
+    }
+
+    /// Lines of a stream.
+    pub(crate) fn count_said(&self, stream: usize) -> usize {
+        self.streams[stream].lines.len()
+    }
+
+    /// Whether anybody has heard a line, and so it was not dropped.
+    fn is_known(&self, stream: usize, line: usize) -> bool {
+        self.heard.iter().any(|((_, id), heard)| *id == stream && heard.binary_search(&line).is_ok())
+    }
+
+    /// So many lines of a stream were taken: nobody has heard more, and who could hear all has heard as many.
+    pub(crate) fn check_taken(&self, id: usize, taken: usize, live: &[usize]) -> Result<(), String> {
+        let stream = &self.streams[id];
+        let lines = stream.lines.len();
+        let known = (0..lines).filter(|line| self.is_known(id, *line)).count();
+        let Some(first) = stream.lines.first() else { return Ok(()) };
+        let hears_all = |client: usize| match &stream.place {
+            Place::Client(place) => *place == client,
+            Place::Channel(channel) => {
+                let from_the_start = |m: &Membership| m.channel == *channel && m.from < first.at;
+                stream.excluded != Some(client)
+                    && !self.missing.contains(&client)
+                    && self.memberships.get(&client).is_some_and(|all| {
+                        all.iter().any(from_the_start) && all.iter().all(|m| m.until.is_none())
+                    })
+            }
+            Place::Nowhere => false,
+        };
+        for client in live.iter().copied().filter(|client| hears_all(*client)) {
+            let heard = self.heard.get(&(client, id)).map_or(0, Vec::len);
+            if heard != taken {
+                return Err(format!("stream {id}: client {client} heard {heard} of {taken} that were taken"));
+            }
+        }
+        if known > taken || taken > lines {
+            return Err(format!("stream {id}: {known} heard of {taken} taken of {lines}"));
+        }
+        Ok(())
     }
 
     /// The payload of the next line, with so much padding behind what identifies it.
@@ -205,7 +252,7 @@ impl Model {
             _ => false,
         };
         let misses = matches!(stream.place, Place::Channel(_)) && self.missing.contains(&client);
-        was_away || misses || stream.lines[lines].iter().all(|line| line.refused)
+        was_away || misses || stream.drops || stream.lines[lines].iter().all(|line| line.refused)
     }
 
     /// Everything has come to rest: a client that lives has heard all it should have.
@@ -222,11 +269,14 @@ impl Model {
                 }
                 _ => continue,
             };
-            let taken = stream.taken.unwrap_or(stream.lines.len());
+            let taken = stream.taken.filter(|_| !stream.drops).unwrap_or(stream.lines.len());
             let heard = self.heard.get(&(client, id));
             for (number, line) in stream.lines[..taken].iter().enumerate() {
                 let misses = matches!(stream.place, Place::Channel(_)) && self.missing.contains(&client);
-                let due = line.at > from && !line.refused && !misses;
+                let due = line.at > from
+                    && !line.refused
+                    && !misses
+                    && (!stream.drops || self.is_known(id, number));
                 let was_heard = heard.is_some_and(|heard| heard.binary_search(&number).is_ok());
                 if due && !was_heard {
                     return Err(format!("client {client} never heard line {number} of stream {id}"));

@@ -3,7 +3,7 @@
 use bridge::{Quota, Upstream};
 use fastrand::Rng;
 use shard::limit::rules::{Action, ConnectionLimit, LimitRules, PeerLimits, PeerRules, Refuse};
-use shard::limit::{Network, Networks, Rate};
+use shard::limit::{GateSizes, Network, Networks, Rate};
 use shard::rules::{Inbound, Life, Piece, Route, Segment, SlowConsumer, Template};
 use shard::trust::Trust;
 use shard::{Rules, Sizes};
@@ -39,8 +39,10 @@ pub(crate) struct Weather {
     pub(crate) proxies: Proxies,
     /// Even a client that reads may be closed for its backlog.
     pub(crate) is_tight: bool,
-    /// Limits may drop messages.
+    /// What clients send may be dropped for a rate.
     pub(crate) drops: bool,
+    /// Networks are blocked now and then.
+    pub(crate) blocks: bool,
     /// Clients may be refused or closed for limits of theirs, or of their peer.
     pub(crate) is_strict: bool,
 }
@@ -126,9 +128,13 @@ impl Weather {
     }
 }
 
-/// Limits that a lively client exceeds. None drops messages: what is dropped nobody could tell from what is lost.
-fn limits(rng: &mut Rng) -> LimitRules {
-    let action = |rng: &mut Rng| if rng.u8(..4) == 0 { Action::Close } else { Action::Pause };
+/// Limits that a lively client exceeds, and whether something is dropped for them.
+fn limits(rng: &mut Rng) -> (LimitRules, bool) {
+    let action = |rng: &mut Rng| match rng.u8(..8) {
+        0..2 => Action::Close,
+        2..4 => Action::Drop,
+        _ => Action::Pause,
+    };
     let mut rate = |least: u32| Rate::new(rng.u32(least..300), rng.u32(least..100));
     let (own, connects, messages, bytes) = (rate(20), rate(5), rate(40), rate(40));
     let bytes = rng.bool().then(|| Rate::new(20_000, 30_000)).filter(|_| bytes != own);
@@ -148,7 +154,10 @@ fn limits(rng: &mut Rng) -> LimitRules {
         action: action(rng),
         dry_run: rng.u8(..4) == 0,
     };
-    LimitRules::new(rng.bool().then_some(connection), peers)
+    let connection = rng.bool().then_some(connection);
+    let drops = (peers.action == Action::Drop && !peers.dry_run)
+        || connection.is_some_and(|limit| limit.action == Action::Drop && !limit.dry_run);
+    (LimitRules::new(connection, peers), drops)
 }
 
 impl Weather {
@@ -172,8 +181,14 @@ impl Weather {
             proxies: Proxies::default(),
             is_tight: false,
             drops: false,
+            blocks: false,
             is_strict: false,
         }
+    }
+
+    pub(crate) fn gate_sizes(&self) -> GateSizes {
+        let (connections, handshakes) = (self.gate_connections, self.handshakes);
+        GateSizes { connections, handshakes, recent_peers: 20, ipv6_prefix: 64 }
     }
 
     /// What gives way for a client on this path.
@@ -227,7 +242,7 @@ impl Weather {
         weather.proxies = Proxies::random(rng);
         weather.rules.trust = weather.proxies.trust();
         if rng.bool() {
-            weather.rules.limits = limits(rng);
+            (weather.rules.limits, weather.drops) = limits(rng);
             weather.is_strict = true;
         }
         if rng.bool() {
@@ -239,6 +254,7 @@ impl Weather {
                 patience_ticks: rng.u32(20..300),
             }];
         }
+        weather.blocks = rng.u8(..3) == 0;
         weather.outbox_events = rng.usize(1..20);
         weather.events_per_poll = if rng.bool() { 1024 } else { rng.usize(1..6) };
         (weather.talkative, weather.stutters) = (rng.bool(), rng.bool());

@@ -16,7 +16,7 @@ use bridge::id::{Address, Epoch, NodeName};
 use bridge::mailbox::{Wake, mailbox};
 use bridge::{Command, DrainPlan, EndReason, Ending, Event, Limited, Outbox, Stats, Switchboard};
 use fastrand::Rng;
-use shard::limit::{Gate, GateSizes, NodeBytes};
+use shard::limit::{Gate, Network, NodeBytes};
 use shard::rules::SlowConsumer;
 use shard::{Identity, Next, Parts, Shard};
 use tokio::sync::mpsc;
@@ -74,6 +74,8 @@ pub(crate) struct World {
     pub(crate) app: App,
     /// What the log was told of limits.
     pub(crate) limited: Vec<Limited>,
+    /// Networks that are or were blocked.
+    pub(crate) blocked: Vec<Network>,
     pub(crate) draining: bool,
     pub(crate) shedding: bool,
     runs: u64,
@@ -85,12 +87,7 @@ impl World {
     pub(crate) fn new(weather: Weather, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let now = 1000;
-        let gate = Arc::new(Gate::new(GateSizes {
-            connections: weather.gate_connections,
-            handshakes: weather.handshakes,
-            recent_peers: 20,
-            ipv6_prefix: 64,
-        }));
+        let gate = Arc::new(Gate::new(weather.gate_sizes()));
         let node_bytes = Arc::new(NodeBytes::new(weather.backlog_bytes));
         let bells: Vec<Arc<Bell>> = (0..SHARDS).map(|_| Arc::default()).collect();
         let boxes = bells.iter().map(|bell| {
@@ -124,8 +121,8 @@ impl World {
                 seed: rng.u64(..),
                 now,
             });
-            let next = Next::Now;
-            nodes.push(Node { shard, host, stats, batches, blocked: false, bell, next, ran_at: now });
+            let (next, blocked) = (Next::Now, false);
+            nodes.push(Node { shard, host, stats, batches, blocked, bell, next, ran_at: now });
         }
         let mut model = Model::default();
         let orders = Orders::new(&mut model);
@@ -145,6 +142,7 @@ impl World {
             endings: HashMap::new(),
             app: App::default(),
             limited: Vec::new(),
+            blocked: Vec::new(),
             draining: false,
             shedding: false,
             runs: 0,
@@ -181,7 +179,8 @@ impl World {
         capacity: usize,
     ) -> usize {
         let number = self.clients.len();
-        let client = Client::new(number, shard, Self::peer_of(number), path, request, capacity);
+        let mut client = Client::new(number, shard, Self::peer_of(number), path, request, capacity);
+        client.drops = self.weather.drops;
         let knock = Knock::Client(client.tcp.clone(), socket);
         let place = match publishes_to(path) {
             Some(channel) => Place::Channel(channel),
@@ -189,7 +188,11 @@ impl World {
             None => Place::Nowhere,
         };
         let excluded = path.starts_with("/quiet/").then_some(number);
-        self.voices.push(self.model.stream(place, excluded));
+        let voice = self.model.stream(place, excluded);
+        if self.weather.drops {
+            self.model.may_drop(voice);
+        }
+        self.voices.push(voice);
         self.clients.push(client);
         self.around.push(number);
         self.nodes[shard].host.borrow_mut().knock(knock);
@@ -283,11 +286,13 @@ impl World {
                 panic!("{wrong}");
             }
         }
-        let (weather, facts) = (&self.weather, &client.facts);
+        let (weather, facts) = (&self.weather, &self.clients[number].facts);
+        let client = &self.clients[number];
+        let limits = weather.is_strict || self.was_blocked(client.peer);
         if let Stage::Refused(status) = client.stage {
             // A head of which the rest arrives just after the last look is late, and one cut off by a FIN may be.
             let late = status == 408 && (weather.stutters || facts.hung_up);
-            let limited = status == 429 && weather.is_strict;
+            let limited = status == 429 && limits;
             let earned = facts.refusals.contains(&status) || status == 503 || late || limited;
             assert!(earned, "client {number} was refused with {status}, for {:?}", facts.refusals);
         }
@@ -296,7 +301,7 @@ impl World {
                 None => false,
                 Some(1013) => facts.stopped_reading || weather.is_tight || client.path.starts_with("/app/"),
                 Some(1001) if self.draining || self.shedding => true,
-                Some(1008) => self.weather.is_strict,
+                Some(1008) => limits,
                 Some(1000) if weather.life(&client.path).idle_ticks.is_some() => true,
                 Some(1001) if weather.life(&client.path).age_ticks.is_some() => true,
                 Some(code) => {
@@ -384,7 +389,7 @@ impl World {
                 EndReason::MessageTooBig => facts.violated == Some(1009),
                 EndReason::PongTimeout => facts.mute || facts.stopped_reading,
                 EndReason::SlowConsumer => facts.stopped_reading || self.weather.is_tight,
-                EndReason::Limited => self.weather.is_strict,
+                EndReason::Limited => self.weather.is_strict || self.was_blocked(client.peer),
                 EndReason::Idle => {
                     self.weather.life(&client.path).idle_ticks.is_some_and(|idle| ending.age_ticks >= idle)
                 }
@@ -447,6 +452,7 @@ impl World {
             self.everybody_acts();
             let due: Vec<usize> = (0..SHARDS).filter(|number| self.is_due(*number)).collect();
             if due.is_empty() {
+                self.check_blocks();
                 return self.check_read();
             }
             due.into_iter().for_each(|number| self.run(number));
@@ -487,16 +493,19 @@ impl World {
     pub(crate) fn begin_drain(&mut self, plan: DrainPlan) {
         self.draining = true;
         for shard in 0..SHARDS {
-            let mut asked = false;
-            for _ in 0..1000 {
-                asked = self.command(shard, Command::Drain(plan));
-                if asked {
-                    break;
-                }
-                self.run(shard);
-            }
-            assert!(asked, "the mailbox never had room");
+            self.insist(shard, || Command::Drain(plan));
         }
+    }
+
+    /// Gives an order, and again until the mailbox has room.
+    pub(crate) fn insist(&mut self, shard: usize, order: impl Fn() -> Command) {
+        for _ in 0..1000 {
+            if self.command(shard, order()) {
+                return;
+            }
+            self.run(shard);
+        }
+        panic!("the mailbox never had room");
     }
 
     /// By the deadline, and the time that the last one who was refused may take, nothing is left.
