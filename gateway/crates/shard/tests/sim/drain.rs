@@ -149,8 +149,8 @@ fn whoever_the_api_closes_publishes_nothing_more() {
     let (hearer, taken) = late_lines(&mut world, 5, |world, speaker| {
         let address = world.clients[speaker].id.unwrap();
         world.clients[speaker].facts.api_codes.push(1001);
-        let (reply, _) = oneshot::channel();
-        assert!(world.command(0, Command::Close { whom: address, code: 1001, reason: "".into(), reply }));
+        let close = Command::Close { whom: address, by: None, code: 1001, reason: "".into(), reply: None };
+        assert!(world.command(0, close));
     });
     assert_eq!((taken, world.model.count_heard(hearer)), (0, 0));
     world.drain(20);

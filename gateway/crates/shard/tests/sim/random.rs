@@ -164,7 +164,9 @@ impl Run {
             0..20 => self.world.act(number),
             20..78 => {
                 if self.world.clients[number].is_live() {
-                    for _ in 0..self.rng.u32(1..4) {
+                    // Where something may be dropped some say much at once.
+                    let most = if self.world.weather.drops { 12 } else { 4 };
+                    for _ in 0..self.rng.u32(1..most) {
                         self.speak(number);
                     }
                 }

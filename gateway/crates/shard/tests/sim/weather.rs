@@ -131,18 +131,24 @@ impl Weather {
 /// Limits that a lively client exceeds, and whether something is dropped for them.
 fn limits(rng: &mut Rng) -> (LimitRules, bool) {
     let action = |rng: &mut Rng| match rng.u8(..8) {
-        0..2 => Action::Close,
-        2..4 => Action::Drop,
+        0 => Action::Close,
+        1..5 => Action::Drop,
         _ => Action::Pause,
     };
-    let mut rate = |least: u32| Rate::new(rng.u32(least..300), rng.u32(least..100));
+    // Now and then so low that a few words at once are too much, and high enough for the rest at the end to suffice.
+    let is_low = rng.bool();
+    let mut rate = |least: u32| match is_low {
+        true => Rate::new(rng.u32(20..40), rng.u32(4..8)),
+        false => Rate::new(rng.u32(least..300), rng.u32(least..100)),
+    };
     let (own, connects, messages, bytes) = (rate(20), rate(5), rate(40), rate(40));
     let bytes = rng.bool().then(|| Rate::new(20_000, 30_000)).filter(|_| bytes != own);
     let connection = ConnectionLimit { messages: own, action: action(rng), dry_run: rng.bool() };
+    let peers_action = action(rng);
     let everybody = PeerLimits {
         connections: rng.bool().then(|| rng.u32(2..8)),
         connects: rng.bool().then_some(connects),
-        messages: rng.bool().then_some(messages),
+        messages: (peers_action == Action::Drop || rng.bool()).then_some(messages),
         bytes,
         is_blocked: false,
     };
@@ -151,7 +157,7 @@ fn limits(rng: &mut Rng) -> (LimitRules, bool) {
         classes: vec![everybody, PeerLimits::default()],
         networks: Networks::new(&[(network, 1)]),
         refuse: if rng.bool() { Refuse::Answer } else { Refuse::Close },
-        action: action(rng),
+        action: peers_action,
         dry_run: rng.u8(..4) == 0,
     };
     let connection = rng.bool().then_some(connection);
