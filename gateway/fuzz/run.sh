@@ -14,7 +14,7 @@ if ! [[ "$seconds" =~ ^[1-9][0-9]*$ ]]; then
 fi
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-    targets=(frame head assembly proxied)
+    targets=(frame head assembly proxied envelope)
 fi
 
 command -v g++ >/dev/null || {

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Every file of the package `gateway.v1`.
-const PROTOS: [&str; 3] =
-    ["gateway/v1/backend.proto", "gateway/v1/gateway.proto", "gateway/v1/message.proto"];
+const PROTOS: [&str; 4] = [
+    "gateway/v1/backend.proto",
+    "gateway/v1/bus.proto",
+    "gateway/v1/gateway.proto",
+    "gateway/v1/message.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("proto");

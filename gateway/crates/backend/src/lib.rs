@@ -8,6 +8,7 @@ pub mod bus;
 pub mod embedded;
 pub mod proto;
 pub mod pump;
+pub mod redis;
 pub mod upstream;
 
 pub use bus::{Bus, BusState, PublishError, Publisher};

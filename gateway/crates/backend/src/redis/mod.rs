@@ -1,0 +1,3 @@
+//! The Redis bus.
+
+pub mod envelope;
