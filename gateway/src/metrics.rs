@@ -77,6 +77,7 @@ const COUNTERS: &[Sum] = &[
     ("gateway_auto_replies_total", |s| s.auto_replies.value(), "Messages from clients that their route answered at once, and nobody else heard."),
     ("gateway_inbound_events_total", |s| s.inbound.value(), "Events of connections handed to backends and the bus."),
     ("gateway_inbound_given_up_total", |s| s.inbound_given_up.value(), "Closed events that nobody had taken when a drain was over."),
+    ("gateway_bus_left_out_total", |s| s.bus_left_out.value(), "Publishes of clients that only subscribers of this node got, because the bus was away."),
     ("gateway_publishes_delayed_total", |s| s.publishes_delayed.value(), "Publishes of clients that waited because a mailbox was full."),
     ("gateway_deliveries_total", |s| s.deliveries.value(), "Subscribers that messages were due to, summed over messages."),
     ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited for a socket that took no more."),

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use config::{Part, Settings};
-use shard::rules::{AutoReply, Inbound, Life, Piece, Route, Rules, Segment, SlowConsumer, Template};
+use shard::rules::{
+    AutoReply, Inbound, Life, OnBusLoss, Piece, Route, Rules, Segment, SlowConsumer, Template,
+};
 use shard::trust::Trust;
 use store::QueueLimit;
 use wire::http::ForwardedBy;
@@ -93,6 +95,7 @@ fn route(route: &config::Route, upstreams: &Upstreams<'_>) -> Result<Route, Stri
             config::SlowConsumer::DropOldest => SlowConsumer::DropOldest,
             config::SlowConsumer::KeepLatest => SlowConsumer::KeepLatest,
         },
+        on_bus_loss: OnBusLoss::default(),
         auto_replies: route.auto_reply.iter().map(auto_reply).collect(),
     })
 }

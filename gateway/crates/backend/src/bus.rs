@@ -1,6 +1,8 @@
 //! The bus as the gateway needs it, and the one place that publishes: this node's subscribers first, then whoever
 //! the bus reaches beyond it.
 //!
+//! A bus that joins nodes is given, beside what this trait asks of it, the ends of [`crate::Joint`]: it follows the node's
+//! interests, carries what clients publish, delivers what others sent, and takes the events of routes that speak to it.
 //! What is delivered is counted in the receipt for this node only; a bus knows nothing of subscribers elsewhere.
 
 use std::fmt;
@@ -9,6 +11,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bridge::{Channel, Message, Receipt, Switchboard};
+
+use crate::bus_stats::BusStats;
 
 /// A future that a trait object returns.
 pub type BusFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -50,7 +54,8 @@ pub trait Bus: Send + Sync {
     /// How it is.
     fn state(&self) -> BusState;
 
-    /// Carries a message to the subscribers of other nodes. Order is kept per caller and channel.
+    /// Carries a message of the API or of a backend to the subscribers of other nodes. Order is kept per caller and
+    /// channel. What clients publish goes another way, by [`crate::Outgoing`].
     ///
     /// # Errors
     /// [`PublishError::Away`].
@@ -60,9 +65,11 @@ pub trait Bus: Send + Sync {
         message: &'a Message,
     ) -> BusFuture<'a, Result<(), PublishError>>;
 
-    /// Tells it that the node's first subscriber of a channel came, or that its last one went. A hint: the truth is
-    /// the switchboard's, which an implementation reads before it acts, because hints of two shards may cross.
-    fn interest_changed(&self, channel: &Channel);
+    /// What it counts; `None` for the embedded one, which has nothing to count.
+    fn stats(&self) -> Option<&BusStats>;
+
+    /// Ends it: what clients have published is handed over as far as the bus takes it within a moment.
+    fn stop(&self) -> BusFuture<'_, ()>;
 }
 
 /// Publishes for the API and for backends.

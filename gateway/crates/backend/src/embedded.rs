@@ -4,6 +4,7 @@
 use bridge::{Channel, Message};
 
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
+use crate::bus_stats::BusStats;
 
 /// The embedded bus.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,5 +23,11 @@ impl Bus for Embedded {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn interest_changed(&self, _: &Channel) {}
+    fn stats(&self) -> Option<&BusStats> {
+        None
+    }
+
+    fn stop(&self) -> BusFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -1,17 +1,27 @@
 //! Buses and backends: what carries messages between nodes and app servers, and the pump that takes events from
 //! the shards to them. Lives on tokio; sees no record, no socket of a client and no mio.
 //!
-//! The traits are owned here, by their consumer. The embedded bus is the only implementation so far.
+//! The traits are owned here, by their consumer. A bus that joins nodes is built from a [`Joint`].
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod bus_stats;
 pub mod embedded;
+pub mod incoming;
+pub mod interests;
+pub mod joint;
+pub mod outgoing;
 pub mod proto;
 pub mod pump;
 pub mod redis;
 pub mod upstream;
 
 pub use bus::{Bus, BusState, PublishError, Publisher};
+pub use bus_stats::BusStats;
 pub use embedded::Embedded;
+pub use incoming::Incoming;
+pub use interests::Interests;
+pub use joint::Joint;
+pub use outgoing::Outgoing;
 pub use pump::pump;
 pub use upstream::{Intake, Settler};

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authorize;
+pub mod beyond;
 pub mod channel;
 pub mod command;
 pub mod ending;
@@ -20,6 +21,7 @@ pub mod stats;
 pub mod switchboard;
 
 pub use authorize::{Authorize, Decision};
+pub use beyond::{Beyond, Interest};
 pub use channel::Channel;
 pub use command::{Command, Delivered, Description, DrainPlan, Page, Publish, Receipt, Sealed};
 pub use ending::EndReason;

@@ -215,6 +215,8 @@ pub struct Stats {
     pub commands_refused: [Counter; NotDone::ALL.len()],
     /// Publishes that waited because a mailbox had no room.
     pub publishes_delayed: Counter,
+    /// Publishes of clients that subscribers of this node got, and others did not because the bus was away.
+    pub bus_left_out: Counter,
     /// Publishes that wait because a mailbox has no room.
     pub unplaced: Gauge,
     /// Their payload bytes.
@@ -286,7 +288,7 @@ impl Default for Stats {
             };
         }
         zero!(connections handshakes capacity accepted opened messages_in bytes_in messages_out bytes_out ignored
-              pings pongs auto_replies publishes_delayed deliveries deliveries_queued fanout_pending
+              pings pongs auto_replies publishes_delayed bus_left_out deliveries deliveries_queued fanout_pending
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
               unplaced unplaced_bytes outbox_events inbound inbound_given_up inbound_unsettled
               last_turn_ms goodbyes cut rules listening;

@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::beyond::Beyond;
 use crate::channel::Channel;
 use crate::command::{Command, Publish, Receipt};
 use crate::id::Address;
-use crate::mailbox::{Mailbox, MailboxFull};
+use crate::mailbox::{Mailbox, MailboxFull, Place};
 use crate::message::Message;
 
 /// Most shards in a node: the width of a [`ShardSet`].
@@ -61,6 +62,7 @@ pub struct Switchboard {
     stripes: Box<[RwLock<HashMap<Channel, ShardSet>>]>,
     hasher: RandomState,
     mailboxes: Box<[Mailbox]>,
+    beyond: Option<Arc<Beyond>>,
 }
 
 impl Switchboard {
@@ -75,7 +77,21 @@ impl Switchboard {
             stripes: (0..STRIPES).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
             mailboxes: mailboxes.into(),
+            beyond: None,
         }
+    }
+
+    /// The same with other nodes beyond this one.
+    #[must_use]
+    pub fn with_beyond(mut self, beyond: Arc<Beyond>) -> Self {
+        self.beyond = Some(beyond);
+        self
+    }
+
+    /// What joins this node to others; `None` when nothing does.
+    #[must_use]
+    pub fn beyond(&self) -> Option<&Beyond> {
+        self.beyond.as_deref()
     }
 
     /// All mailboxes, by shard.
@@ -90,12 +106,32 @@ impl Switchboard {
 
     /// A shard has its first subscriber. Returns whether it is the node's first.
     pub fn join(&self, shard: u16, channel: &Channel) -> bool {
-        let mut stripe = self.stripe(channel).write().unwrap_or_else(PoisonError::into_inner);
-        stripe.entry(channel.clone()).or_default().insert(shard)
+        let first = {
+            let mut stripe = self.stripe(channel).write().unwrap_or_else(PoisonError::into_inner);
+            stripe.entry(channel.clone()).or_default().insert(shard)
+        };
+        if first {
+            self.tell_beyond(channel);
+        }
+        first
+    }
+
+    fn tell_beyond(&self, channel: &Channel) {
+        if let Some(beyond) = &self.beyond {
+            beyond.interest.changed(channel);
+        }
     }
 
     /// A shard's last subscriber left. Returns whether it was the node's last.
     pub fn leave(&self, shard: u16, channel: &Channel) -> bool {
+        let last = self.remove(shard, channel);
+        if last {
+            self.tell_beyond(channel);
+        }
+        last
+    }
+
+    fn remove(&self, shard: u16, channel: &Channel) -> bool {
         let mut stripe = self.stripe(channel).write().unwrap_or_else(PoisonError::into_inner);
         let Some(shards) = stripe.get_mut(channel) else { return false };
         let last = shards.remove(shard);
@@ -122,7 +158,16 @@ impl Switchboard {
         self.stripes.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 
-    /// Puts a message into the mailbox of every shard that has a subscriber, or of none. `from` is the shard that
+    /// The same channels, a stripe at a time: `each` gets some thousands at most, and no lock is held meanwhile.
+    pub fn each_channel(&self, mut each: impl FnMut(Channel)) {
+        for stripe in &self.stripes {
+            let channels: Vec<Channel> =
+                stripe.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+            channels.into_iter().for_each(&mut each);
+        }
+    }
+
+    /// Puts a message into the mailbox of every shard of this node that has a subscriber, or of none. `from` is the shard that
     /// calls, if one does: it looks into its own mailbox before it sleeps and needs no wake.
     ///
     /// # Errors
@@ -135,25 +180,67 @@ impl Switchboard {
         exclude: Option<Address>,
         receipt: Option<&Receipt>,
     ) -> Result<(), MailboxFull> {
+        let places = self.reserve(channel, message)?;
+        fill(places, from, channel, message, exclude, receipt);
+        Ok(())
+    }
+
+    /// The same for what a client of a shard publishes: a place in the mailbox of what lies beyond this node counts like
+    /// those of the shards. Where nothing does, it is [`Switchboard::publish`].
+    ///
+    /// # Errors
+    /// [`MailboxFull`] when one of them has no room; nothing was sent then.
+    pub fn publish_everywhere(
+        &self,
+        from: u16,
+        channel: &Channel,
+        message: &Message,
+        exclude: Option<Address>,
+    ) -> Result<(), MailboxFull> {
+        let places = self.reserve(channel, message)?;
+        if let Some(beyond) = &self.beyond {
+            beyond.mailbox.reserve(message.payload().len())?.send(Command::Publish(Publish {
+                channel: channel.clone(),
+                message: message.clone(),
+                exclude: None,
+                receipt: None,
+            }));
+        }
+        fill(places, Some(from), channel, message, exclude, None);
+        Ok(())
+    }
+
+    /// A place in the mailbox of every shard that cares, or in none.
+    fn reserve(&self, channel: &Channel, message: &Message) -> Result<Vec<(u16, Place<'_>)>, MailboxFull> {
         let shards = self.shards(channel);
         if shards.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let bytes = message.payload().len();
         let mut places = Vec::with_capacity(8);
         for shard in shards.iter() {
             places.push((shard, self.mailboxes[usize::from(shard)].reserve(bytes)?));
         }
-        for (shard, place) in places {
-            let command = Command::Publish(Publish {
-                channel: channel.clone(),
-                message: message.clone(),
-                exclude: exclude.filter(|address| address.shard == shard),
-                receipt: receipt.cloned(),
-            });
-            if from == Some(shard) { place.send_quietly(command) } else { place.send(command) }
-        }
-        Ok(())
+        Ok(places)
+    }
+}
+
+fn fill(
+    places: Vec<(u16, Place<'_>)>,
+    from: Option<u16>,
+    channel: &Channel,
+    message: &Message,
+    exclude: Option<Address>,
+    receipt: Option<&Receipt>,
+) {
+    for (shard, place) in places {
+        let command = Command::Publish(Publish {
+            channel: channel.clone(),
+            message: message.clone(),
+            exclude: exclude.filter(|address| address.shard == shard),
+            receipt: receipt.cloned(),
+        });
+        if from == Some(shard) { place.send_quietly(command) } else { place.send(command) }
     }
 }
 
@@ -218,5 +305,38 @@ mod tests {
         inboxes[1].take().unwrap();
         board.publish(None, &both, &message(), None, None).unwrap();
         assert!(inboxes.iter_mut().all(|inbox| inbox.take().is_some()));
+    }
+
+    #[derive(Default)]
+    struct Heard(std::sync::Mutex<Vec<String>>);
+    impl crate::beyond::Interest for Heard {
+        fn changed(&self, channel: &Channel) {
+            self.0.lock().unwrap().push(channel.to_string());
+        }
+    }
+
+    #[test]
+    fn what_lies_beyond_hears_of_first_and_last_subscribers_and_of_publishes_of_clients() {
+        let (board, mut inboxes) = board(2, 4);
+        let heard = Arc::new(Heard::default());
+        let (to_bus, mut bus) = mailbox(1, 1 << 20, Arc::new(Deaf));
+        let board = board.with_beyond(Arc::new(Beyond::new(Arc::<Heard>::clone(&heard), to_bus)));
+        let room = Channel::parse("room").unwrap();
+        board.join(0, &room);
+        board.join(1, &room);
+        board.leave(0, &room);
+        assert_eq!(heard.0.lock().unwrap().len(), 1);
+        board.publish(None, &room, &message(), None, None).unwrap();
+        assert!(bus.is_empty(), "what came from there, or goes another way, does not go back");
+        board.publish_everywhere(0, &room, &message(), None).unwrap();
+        assert_eq!(board.publish_everywhere(0, &room, &message(), None), Err(MailboxFull));
+        assert_eq!(inboxes[1].depth(), 2, "what found no place beyond the node found none here");
+        assert!(matches!(bus.take(), Some(Command::Publish(Publish { exclude: None, .. }))));
+        let mut all = Vec::new();
+        board.each_channel(|channel| all.push(channel));
+        assert_eq!(all.as_slice(), std::slice::from_ref(&room));
+        board.leave(1, &room);
+        assert_eq!(heard.0.lock().unwrap().len(), 2);
+        assert!(inboxes[0].take().is_none());
     }
 }

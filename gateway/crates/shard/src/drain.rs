@@ -128,6 +128,7 @@ impl<N: Net> Shard<N> {
             self.sweep_slice(&mut drain);
             if self.now >= drain.deadline.saturating_add(LAST_EVENTS_TICKS) {
                 self.give_up_closed();
+                self.give_up_unplaced();
             }
         } else if let Some(goodbyes) = &mut drain.goodbyes {
             if goodbyes.is_over(self.conns.end()) {

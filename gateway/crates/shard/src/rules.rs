@@ -67,6 +67,20 @@ pub struct Route {
     pub auto_replies: Vec<AutoReply>,
     /// What gives way when one of its connections is slow.
     pub slow_consumer: SlowConsumer,
+    /// What becomes of its publishes while the bus is away. Nothing on the embedded bus, which never is.
+    pub on_bus_loss: OnBusLoss,
+}
+
+/// What becomes of a publish that cannot leave the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnBusLoss {
+    /// It waits for the bus, and then its publisher does.
+    #[default]
+    Pause,
+    /// Subscribers of this node get it, others do not.
+    Drop,
+    /// Its publisher is closed, 1013.
+    Close,
 }
 
 /// What gives way when the backlog of a connection is at its bound. Only frames of channels do.
@@ -297,6 +311,7 @@ mod tests {
             life: Life { ping_ticks: 1, pong_ticks: 1, idle_ticks: None, age_ticks: None, jitter_ticks: 0 },
             auto_replies: Vec::new(),
             slow_consumer: SlowConsumer::Close,
+            on_bus_loss: OnBusLoss::default(),
         };
         Rules {
             routes: patterns.iter().map(route).collect(),

@@ -4,7 +4,7 @@ use bridge::{Quota, Upstream};
 use fastrand::Rng;
 use shard::limit::rules::{Action, ConnectionLimit, LimitRules, PeerLimits, PeerRules, Refuse};
 use shard::limit::{GateSizes, Network, Networks, Rate};
-use shard::rules::{Inbound, Life, Piece, Route, Segment, SlowConsumer, Template};
+use shard::rules::{Inbound, Life, OnBusLoss, Piece, Route, Segment, SlowConsumer, Template};
 use shard::trust::Trust;
 use shard::{Rules, Sizes};
 use store::QueueLimit;
@@ -76,6 +76,7 @@ fn route(path: &[&str], subscribes: bool, inbound: Inbound, limits: Limits) -> R
         life: LIFE,
         auto_replies: Vec::new(),
         slow_consumer: SlowConsumer::Close,
+        on_bus_loss: OnBusLoss::default(),
     }
 }
 

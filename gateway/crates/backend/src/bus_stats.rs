@@ -1,0 +1,68 @@
+//! What a bus counts. Many tasks write, so these are true atomics; none is touched per delivery to a client.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows, with many writers.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Sets; for gauges.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Reads.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! bus_stats {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// Everything a bus counts.
+        #[derive(Debug, Default)]
+        pub struct BusStats {
+            $($(#[$doc])* pub $field: Count,)*
+        }
+    };
+}
+
+bus_stats! {
+    /// Messages handed to the bus for channels.
+    forwarded,
+    /// Messages for channels that were not handed to the bus, because it was away.
+    left_out,
+    /// Messages taken from the bus and put into mailboxes of shards.
+    received,
+    /// Messages taken from the bus that found no room in a mailbox in time.
+    undelivered,
+    /// Messages that the client library dropped because they came faster than they were taken; a lower bound.
+    overrun,
+    /// Our own copies that came back.
+    own_copies,
+    /// Messages whose subject, channel name, id or envelope is not ours.
+    malformed,
+    /// Messages and commands to a connection that is gone, or of another epoch.
+    stale,
+    /// Answers of the bus that nobody listens to an inbound subject.
+    no_responders,
+    /// Inbound events that the bus has.
+    inbound,
+    /// Attempts to hand over an inbound event that failed and were made again.
+    inbound_retries,
+    /// Inbound events given up because the bus was away and the route says so.
+    inbound_left_out,
+    /// Times the bus was lost.
+    losses,
+    /// Operations that began or ended a subscription.
+    subscription_operations,
+    /// Channels subscribed to; a gauge.
+    subscriptions,
+}
