@@ -14,7 +14,8 @@ pub(crate) fn now_ns() -> u64 {
     u64::try_from(ZERO.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Sleeps: only the conductor does, between two looks at what the client threads publish.
+/// Sleeps: the conductor does between two looks at what the client threads publish, and a publisher
+/// over HTTP between two messages.
 #[expect(clippy::disallowed_methods, reason = "the conductor has nothing else to do between two samples")]
 pub(crate) fn pause(length: Duration) {
     thread::sleep(length);

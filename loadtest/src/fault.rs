@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     Lost,
     /// More waits to be sent to one connection than the harness keeps.
     Unsent,
+    /// The server closed the connection and did not say when to come back.
+    NoRetry,
     /// A publish over HTTP was answered with this status.
     Publish(u16),
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Fault {
             Fault::Double => f.write_str("message delivered twice"),
             Fault::Lost => f.write_str("message never arrived"),
             Fault::Unsent => f.write_str("server stopped reading"),
+            Fault::NoRetry => f.write_str("told to go without a time to come back"),
             Fault::Publish(status) => write!(f, "publish answered with status {status}"),
         }
     }

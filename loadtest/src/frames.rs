@@ -36,8 +36,8 @@ pub(crate) enum Incoming<'a> {
     Ping(&'a [u8]),
     /// A pong nobody asked for.
     Pong,
-    /// The server closes, with this code (1005: none given).
-    Close(u16),
+    /// The server closes, with this code (1005: none given) and this reason.
+    Close(u16, &'a [u8]),
 }
 
 /// Takes the first frame from `bytes`; `None` while it is incomplete. Returns the frame and the bytes it
@@ -74,11 +74,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Incoming<'_>, usize)>, Fault
         OpCode::Data(_) => Incoming::Message(payload),
         OpCode::Control(Control::Ping) => Incoming::Ping(payload),
         OpCode::Control(Control::Pong) => Incoming::Pong,
-        OpCode::Control(_) => Incoming::Close(match payload {
-            [] => 1005,
-            [high, low, ..] => u16::from_be_bytes([*high, *low]),
+        OpCode::Control(_) => match payload {
+            [] => Incoming::Close(1005, &[]),
+            [high, low, reason @ ..] => Incoming::Close(u16::from_be_bytes([*high, *low]), reason),
             [_] => return Err(Fault::Frame("close code of one byte")),
-        }),
+        },
     };
     Ok(Some((frame, start + length)))
 }
@@ -172,7 +172,7 @@ mod tests {
     fn control_frames_are_recognised() {
         assert_eq!(parse(&[0x89, 0x02, 1, 2]), Ok(Some((Incoming::Ping(&[1, 2]), 4))));
         assert_eq!(parse(&[0x8a, 0x00, 9]), Ok(Some((Incoming::Pong, 2))));
-        assert_eq!(parse(&[0x88, 0x02, 0x03, 0xe9]), Ok(Some((Incoming::Close(1001), 4))));
-        assert_eq!(parse(&[0x88, 0x00]), Ok(Some((Incoming::Close(1005), 2))));
+        assert_eq!(parse(&[0x88, 0x03, 0x03, 0xe9, b'x']), Ok(Some((Incoming::Close(1001, b"x"), 5))));
+        assert_eq!(parse(&[0x88, 0x00]), Ok(Some((Incoming::Close(1005, b""), 2))));
     }
 }

@@ -8,6 +8,7 @@
 // The report on standard output is what this program is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod api;
 mod args;
 mod board;
 mod buckets;
@@ -49,7 +50,9 @@ use clap::Parser;
 
 use crate::failure::Failure;
 use crate::report::Report;
-use crate::scenarios::{churn, echo, fanout, flood, handshake, hold, loris, mixed, slow, storm, vanish};
+use crate::scenarios::{
+    churn, drain, echo, fanout, flood, handshake, hold, loris, mixed, reload, slow, storm, vanish,
+};
 
 /// Loads a WebSocket server on loopback and says what it cost.
 #[derive(Debug, Parser)]
@@ -87,6 +90,10 @@ enum Command {
     Flood(flood::Args),
     /// Send heads and frames by the byte: memory, and what those notice who are served.
     Loris(loris::Args),
+    /// Drain a server under connections and traffic: how evenly, and who was lost on the way.
+    Drain(drain::Args),
+    /// Reload a server's configuration again and again under connections and traffic.
+    Reload(reload::Args),
     /// Run the scenarios of a TOML file, one after the other.
     Run(scenario_file::Args),
     /// Compare servers in rounds of runs, in changing order.
@@ -138,6 +145,8 @@ fn measure(command: &Command) -> Result<(Report, Option<&Path>), Failure> {
         Command::Slow(args) => (slow::run(args)?, args.json()),
         Command::Vanish(args) => (vanish::run(args)?, args.json()),
         Command::Loris(args) => (loris::run(args)?, args.json()),
+        Command::Drain(args) => (drain::run(args)?, args.json()),
+        Command::Reload(args) => (reload::run(args)?, args.json()),
         Command::Floor(_) | Command::Run(_) => {
             return Err(Failure::Asked("neither `floor` nor `run` is a scenario".into()));
         }

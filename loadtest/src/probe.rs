@@ -69,10 +69,27 @@ impl Server {
         Failure::Machine(format!("reading the accounts of process {}", self.pid), error)
     }
 
+    /// How it ended; `None` while it runs.
+    pub(crate) fn ending(self) -> Option<Ending> {
+        match fs::read_to_string(format!("/proc/{}/stat", self.pid)) {
+            Ok(text) => status_of_dead(&text).map(Ending::Status),
+            Err(_) => Some(Ending::Gone),
+        }
+    }
+
     /// The process id.
     pub(crate) fn pid(self) -> u32 {
         self.pid
     }
+}
+
+/// How a process ended, as far as somebody sees it who did not start it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It has ended and whoever started it has taken its status.
+    Gone,
+    /// It has ended and waits for that: its exit code, 128 and the signal where one ended it.
+    Status(i32),
 }
 
 /// Kernel slab memory of the whole machine, bytes: sockets, inodes, epoll entries. `None` where it is hidden.
@@ -164,6 +181,17 @@ fn cpu_ticks(text: &str) -> Option<u64> {
     Some(user + system)
 }
 
+/// The exit code of a process that has ended (state `Z` or `X`), from field 52 of its `stat`; `None` while it runs.
+fn status_of_dead(text: &str) -> Option<i32> {
+    let (_, fields) = text.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    if !matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    let status: i32 = fields.nth(48)?.parse().ok()?;
+    Some(if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) })
+}
+
 /// A field of a file such as `/proc/meminfo`, in KiB.
 pub(crate) fn kib_field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -185,6 +213,15 @@ mod tests {
         let fields = "R 1 1 1 0 -1 4194304 90 0 0 0 250 50 0 0 20 0 1 0 100";
         assert_eq!(cpu_ticks(&format!("42 (a) b (c) {fields}")), Some(300));
         assert_eq!(cpu_ticks("42 (cut"), None);
+    }
+
+    #[test]
+    fn the_status_of_a_process_is_known_once_it_has_ended() {
+        let stat = |state: &str, status: i32| format!("42 (a) b) {state}{} {status}\n", " 0".repeat(48));
+        assert_eq!(status_of_dead(&stat("S", 0)), None);
+        assert_eq!(status_of_dead(&stat("Z", 0)), Some(0));
+        assert_eq!(status_of_dead(&stat("Z", 2 << 8)), Some(2));
+        assert_eq!(status_of_dead(&stat("Z", 9)), Some(137));
     }
 
     #[test]

@@ -14,8 +14,11 @@ use crate::failure::Failure;
 pub(crate) struct Target {
     /// Where to connect.
     pub(crate) address: SocketAddrV4,
-    /// Path and query, starting with `/`; `{n}` stands for the number of the connection.
+    /// Path and query, starting with `/`; `{n}` stands for the number of the connection, `{n%7}` for what is left of it
+    /// when divided by seven.
     pub(crate) path: String,
+    /// Another path, for connections from this number on.
+    from: Option<(u32, String)>,
 }
 
 impl Target {
@@ -41,7 +44,7 @@ impl Target {
         if path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
             return Err(wrong("the path holds a space or a control character"));
         }
-        Ok(Target { address: SocketAddrV4::new(host, port), path: path.to_owned() })
+        Ok(Target { address: SocketAddrV4::new(host, port), path: path.to_owned(), from: None })
     }
 
     /// The same server under another path.
@@ -49,9 +52,24 @@ impl Target {
         Target::parse(&format!("ws://{}{path}", self.address), "ws")
     }
 
+    /// The same but for connections from number `first` on, which have another path.
+    pub(crate) fn but_from(&self, first: u32, path: &str) -> Result<Target, Failure> {
+        let path = self.with_path(path)?.path;
+        Ok(Target { from: Some((first, path)), ..self.clone() })
+    }
+
     /// The path of connection `number`.
     pub(crate) fn path_of(&self, number: u32) -> String {
-        self.path.replace("{n}", &number.to_string())
+        let path = match &self.from {
+            Some((first, path)) if number >= *first => path,
+            _ => &self.path,
+        };
+        let path = path.replace("{n}", &number.to_string());
+        let Some((before, rest)) = path.split_once("{n%") else { return path };
+        match rest.split_once('}').map(|(divisor, after)| (divisor.parse::<u32>(), after)) {
+            Some((Ok(divisor), after)) if divisor > 0 => format!("{before}{}{after}", number % divisor),
+            _ => path,
+        }
     }
 }
 
@@ -119,6 +137,10 @@ mod tests {
         let target = Target::parse("ws://127.0.0.1:8080/rooms/r{n}?x=1", "ws").unwrap();
         assert_eq!(target.address, "127.0.0.1:8080".parse().unwrap());
         assert_eq!(target.path_of(17), "/rooms/r17?x=1");
+        assert_eq!(target.with_path("/rooms/r{n%7}").unwrap().path_of(17), "/rooms/r3");
+        let mixed = target.but_from(5, "/rooms/x{n%4}").unwrap();
+        assert_eq!((mixed.path_of(4), mixed.path_of(5)), ("/rooms/r4?x=1".into(), "/rooms/x1".into()));
+        assert_eq!(target.with_path("/rooms/r{n%0}").unwrap().path_of(17), "/rooms/r{n%0}");
         assert_eq!(Target::parse("ws://localhost:1", "ws").unwrap().path, "/");
     }
 

@@ -210,16 +210,7 @@ impl Desk {
     pub(crate) fn finish(&mut self, slot: Slot, farewell: Farewell) {
         let stage = self.stage(slot);
         if stage == Stage::Open && farewell == Farewell::Frame {
-            let link = &mut self.links[slot.index()];
-            link.stage = Stage::Closing;
-            link.since_ms = now_ms();
-            self.counts.open -= 1;
-            self.counts.busy += 1;
-            let mut frame = std::mem::take(&mut self.frame);
-            frame.clear();
-            frames::push_close(&mut frame, 1000);
-            self.send(slot, &frame);
-            self.frame = frame;
+            self.close(slot, 1000);
         } else if !matches!(stage, Stage::Free | Stage::Closing) {
             if farewell == Farewell::Reset
                 && let Some(socket) = self.socket(slot)
@@ -258,7 +249,27 @@ impl Desk {
         }
     }
 
+    fn close(&mut self, slot: Slot, code: u16) {
+        let link = &mut self.links[slot.index()];
+        link.stage = Stage::Closing;
+        link.since_ms = now_ms();
+        self.counts.open -= 1;
+        self.counts.busy += 1;
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        frames::push_close(&mut frame, code);
+        self.send(slot, &frame);
+        self.frame = frame;
+    }
+
     // What `client` asks and does.
+
+    /// Answers the server's close with its own code (RFC 6455 section 5.5.1); 1005 stands for none and is never sent.
+    pub(super) fn answer_close(&mut self, slot: Slot, code: u16) {
+        if self.stage(slot) == Stage::Open {
+            self.close(slot, if code == 1005 { 1000 } else { code });
+        }
+    }
 
     pub(super) fn socket(&self, slot: Slot) -> Option<&Socket> {
         self.links[slot.index()].socket.as_ref()

@@ -51,6 +51,12 @@ pub(crate) trait Scenario: Send + 'static {
     /// A whole message came.
     fn message(&mut self, _desk: &mut Desk, _slot: Slot, _payload: &[u8]) {}
 
+    /// The server closes an open connection; `true` when that is in order. Then its close is answered, and however
+    /// the connection ends is no fault.
+    fn told(&mut self, _desk: &mut Desk, _slot: Slot, _code: u16, _reason: &[u8]) -> bool {
+        false
+    }
+
     /// Bytes came on an HTTP connection; returns how many of them were whole answers.
     fn answer(&mut self, _desk: &mut Desk, _slot: Slot, bytes: &[u8]) -> Result<usize, Fault> {
         Ok(bytes.len())
@@ -194,8 +200,13 @@ impl<S: Scenario> Client<S> {
             }
             Incoming::Ping(payload) if stage == Stage::Open => self.desk.pinged(slot, payload),
             // The answer to our close: now the server ends the stream (RFC 6455 section 7.1.1).
-            Incoming::Close(_) if stage == Stage::Closing => {}
-            Incoming::Close(code) => return Err(Fault::Closed(code)),
+            Incoming::Close(..) if stage == Stage::Closing => {}
+            Incoming::Close(code, reason) => {
+                if !self.scenario.told(&mut self.desk, slot, code, reason) {
+                    return Err(Fault::Closed(code));
+                }
+                self.desk.answer_close(slot, code);
+            }
             Incoming::Message(_) | Incoming::Ping(_) | Incoming::Pong => {}
         }
         Ok(())

@@ -4,13 +4,18 @@
 
 pub(crate) mod bystanders;
 pub(crate) mod churn;
+pub(crate) mod drain;
 pub(crate) mod echo;
+pub(crate) mod echoers;
 pub(crate) mod fanout;
 pub(crate) mod flood;
 pub(crate) mod handshake;
 pub(crate) mod hold;
 pub(crate) mod loris;
 pub(crate) mod mixed;
+pub(crate) mod publisher;
+pub(crate) mod reload;
+pub(crate) mod rooms;
 pub(crate) mod sides;
 pub(crate) mod slow;
 pub(crate) mod storm;

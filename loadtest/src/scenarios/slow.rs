@@ -258,7 +258,7 @@ impl Stalled {
 }
 
 /// Does this with every open connection of a thread.
-pub(crate) fn each_open(desk: &mut Desk, slots: usize, act: impl Fn(&mut Desk, Slot)) {
+pub(crate) fn each_open(desk: &mut Desk, slots: usize, mut act: impl FnMut(&mut Desk, Slot)) {
     for slot in (0..u32::try_from(slots).unwrap_or(u32::MAX)).map(Slot) {
         if matches!(desk.stage(slot), Stage::Open | Stage::Http) {
             act(desk, slot);
