@@ -78,7 +78,9 @@ impl Endpoint {
         let Route { entry, variables } = found.map_err(|missing| self.not_routed(missing))?;
         self.admin.live.now().tokens.allow(entry.access, head.headers.get(header::AUTHORIZATION))?;
         let body = match entry.action {
-            Action::Publish | Action::PublishMany | Action::Send => self.read(body).await?,
+            Action::Publish | Action::PublishMany | Action::Send | Action::SendToUser => {
+                self.read(body).await?
+            }
             _ => Bytes::new(),
         };
         let query = head.uri.query().map(str::to_owned);
@@ -159,12 +161,14 @@ async fn perform(admin: &Arc<Admin>, action: Action, call: Call) -> Answer {
         Action::Metrics => health::metrics(admin).await,
         Action::Publish => publish::publish(admin, call).await,
         Action::PublishMany => publish::publish_many(admin, call).await,
+        Action::SendToUser => publish::send_to_user(admin, call).await,
         Action::Send => connections::send(admin, call).await,
         Action::Describe => connections::describe(admin, &call).await,
         Action::List => connections::list(admin, &call).await,
         Action::Endings => endings::list(admin, &call),
         Action::Top => top::top(admin, &call).await,
         Action::Close => connections::close(admin, &call).await,
+        Action::CloseUser => connections::close_user(admin, &call).await,
         Action::Block => blocks::put(admin, &call).await,
         Action::Unblock => blocks::lift(admin, &call),
         Action::Blocked => blocks::describe(admin, &call),

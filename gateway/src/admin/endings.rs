@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::Admin;
 use super::call::{Answer, Call, json};
-use super::connections::TICK_MS;
 use super::problem::{Problem, Reason};
 use super::query::Query;
+use crate::api::TICK_MS;
 use crate::in_force::InForce;
 use crate::recent::Kept;
 

@@ -137,12 +137,12 @@ pub(crate) struct Admin {
 
 impl Admin {
     /// Whether the node is going away.
-    fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
     /// How many shards there are.
-    fn shards(&self) -> u16 {
+    pub(crate) fn shards(&self) -> u16 {
         self.stats.len() as u16
     }
 

@@ -1,7 +1,6 @@
 //! Owns the calls of the admin role that are about the node as a whole: what it is and holds (the page asks every
 //! second), its drain, shedding a part of what it holds, and reading its configuration again.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bridge::Command;
@@ -10,14 +9,13 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::Admin;
-use super::call::{Answer, Call, SHARD_DEADLINE, empty, json};
+use super::call::{Answer, Call, empty, json};
 use super::problem::{Problem, Reason};
 use super::query::Query;
+use crate::api::node::SECONDS_MAX;
+use crate::api::{self, Error, SHARD_DEADLINE};
 use crate::lifecycle::Order;
 use crate::reload::NotReloaded;
-
-/// Longest drain or shed by request: the longest that the configuration takes.
-const SECONDS_MAX: u16 = 3600;
 
 /// `GET /v1/node`. Counts are sums since start, for whoever asks twice to make rates of.
 pub(super) fn describe(admin: &Admin) -> Answer {
@@ -48,9 +46,7 @@ pub(super) fn describe(admin: &Admin) -> Answer {
 pub(super) fn drain(admin: &Admin, call: &Call) -> Answer {
     let query = Query::parse(call.query.as_deref(), &["seconds"])?;
     let within = query.number("seconds", 0..=SECONDS_MAX)?.map(|seconds| Duration::from_secs(seconds.into()));
-    admin.orders.try_send(Order::Drain(within)).map_err(|_| Problem::busy())?;
-    // Whoever asks /readyz after this answer sees it.
-    admin.draining.store(true, Ordering::Release);
+    api::node::drain(admin, within)?;
     Ok(empty(StatusCode::ACCEPTED))
 }
 
@@ -85,8 +81,8 @@ pub(super) async fn shed(admin: &Admin, call: &Call) -> Answer {
 pub(super) async fn reload(admin: &Admin, call: &Call) -> Answer {
     Query::parse(call.query.as_deref(), &[])?;
     let (reply, answer) = oneshot::channel();
-    admin.orders.try_send(Order::Reload(Some(reply))).map_err(|_| Problem::busy())?;
-    let outcome = answer.await.map_err(|_| Problem::busy())?;
+    admin.orders.try_send(Order::Reload(Some(reply))).map_err(|_| Error::busy())?;
+    let outcome = answer.await.map_err(|_| Error::busy())?;
     let done = outcome.map_err(|refusal| {
         let reason = match &refusal {
             NotReloaded::Wrong(_) => Reason::BadConfiguration,

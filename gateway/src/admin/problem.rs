@@ -1,4 +1,4 @@
-//! Owns every error the HTTP side answers: a closed set of reasons, each with one status and one title, written as
+//! Owns every error the HTTP side answers: each reason of the closed set with one status and one title, written as
 //! `application/problem+json` (RFC 9457). The detail says what to do next. Made by the guard, the router, the
 //! tokens and the calls; no other file writes an error status, health excepted.
 
@@ -9,102 +9,17 @@ use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
-/// Why a request was not served. The label is part of the interface: it may be added to, never changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// The request, its query or its JSON has a form we do not know.
-    BadRequest,
-    /// The text is not a channel name.
-    BadChannel,
-    /// The text is not a connection id.
-    BadConnectionId,
-    /// The payload is not what its content type says.
-    BadPayload,
-    /// A close code or reason that may not be sent.
-    BadClose,
-    /// No token, or one we do not know.
-    Unauthorized,
-    /// The token lacks the scope.
-    MissingScope,
-    /// The `Host` is not one of this listener.
-    ForeignHost,
-    /// The request was made by a page of another origin.
-    ForeignOrigin,
-    /// No such path.
-    NotFound,
-    /// The connection has ended, or belongs to another life of a node.
-    Gone,
-    /// The path exists, the method does not.
-    MethodNotAllowed,
-    /// The text is no network of peers.
-    BadNetwork,
-    /// The network is not blocked.
-    NotBlocked,
-    /// As many networks are blocked as may be.
-    BlocksFull,
-    /// The body did not arrive in time.
-    SlowRequest,
-    /// The connection, or its shard, has as many channels as it may.
-    ChannelsFull,
-    /// The node is going away.
-    Draining,
-    /// A key of the configuration takes a restart.
-    CannotChange,
-    /// The configuration has mistakes.
-    BadConfiguration,
-    /// The body or the batch is too large.
-    TooLarge,
-    /// The content type says neither text nor binary.
-    UnsupportedType,
-    /// A mailbox is full.
-    Busy,
-    /// A shard did not answer in time.
-    ShardSilent,
-    /// The bus is away.
-    BusAway,
-    /// A fault of ours.
-    Internal,
-}
+use crate::api::Error;
+pub(super) use crate::api::Reason;
 
 impl Reason {
-    /// The label in the body.
-    pub(super) const fn label(self) -> &'static str {
-        match self {
-            Self::BadRequest => "bad_request",
-            Self::BadChannel => "bad_channel",
-            Self::BadConnectionId => "bad_connection_id",
-            Self::BadPayload => "bad_payload",
-            Self::BadClose => "bad_close",
-            Self::Unauthorized => "unauthorized",
-            Self::MissingScope => "missing_scope",
-            Self::ForeignHost => "foreign_host",
-            Self::ForeignOrigin => "foreign_origin",
-            Self::NotFound => "not_found",
-            Self::Gone => "gone",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::BadNetwork => "bad_network",
-            Self::NotBlocked => "not_blocked",
-            Self::BlocksFull => "blocks_full",
-            Self::SlowRequest => "slow_request",
-            Self::ChannelsFull => "channels_full",
-            Self::Draining => "draining",
-            Self::CannotChange => "cannot_change",
-            Self::BadConfiguration => "bad_configuration",
-            Self::TooLarge => "too_large",
-            Self::UnsupportedType => "unsupported_type",
-            Self::Busy => "busy",
-            Self::ShardSilent => "shard_silent",
-            Self::BusAway => "bus_away",
-            Self::Internal => "internal",
-        }
-    }
-
     /// The status.
     pub(super) const fn status(self) -> StatusCode {
         match self {
             Self::BadRequest
             | Self::BadChannel
             | Self::BadConnectionId
+            | Self::BadUser
             | Self::BadPayload
             | Self::BadNetwork
             | Self::BadClose => StatusCode::BAD_REQUEST,
@@ -130,6 +45,7 @@ impl Reason {
             Self::BadRequest => "The request has an unknown form",
             Self::BadChannel => "Not a channel name",
             Self::BadConnectionId => "Not a connection id",
+            Self::BadUser => "Not a user",
             Self::BadPayload => "The payload is not what its content type says",
             Self::BadClose => "This may not be sent in a close frame",
             Self::Unauthorized => "A bearer token is needed",
@@ -180,20 +96,6 @@ impl Problem {
         self
     }
 
-    /// A mailbox is full: nothing was done, and it will have room soon.
-    pub(super) fn busy() -> Self {
-        Self::new(Reason::Busy, "A mailbox is full and nothing was done; send the request again in a second.")
-            .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
-    }
-
-    /// The connection has ended, or never was in this life of this node.
-    pub(super) fn gone() -> Self {
-        Self::new(
-            Reason::Gone,
-            "The connection has ended, or its id is of another node or of an earlier run of this one; forget the id.",
-        )
-    }
-
     /// The answer.
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         let status = self.reason.status();
@@ -215,6 +117,16 @@ impl Problem {
     }
 }
 
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let problem = Self::new(error.reason, error.detail);
+        match error.retry_after_s {
+            Some(seconds) => problem.with(header::RETRY_AFTER, HeaderValue::from(seconds)),
+            None => problem,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -224,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_problem_repeats_its_status_and_names_its_reason() {
-        let problem = Problem::busy();
+        let problem = Problem::from(Error::busy());
         let response = problem.into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()["retry-after"], "1");

@@ -1,40 +1,33 @@
-//! Owns the calls that publish to channels: one message, or a batch. It turns bodies into messages, hands them to
-//! the publisher, and answers with what became of them on this node.
-//!
-//! An answer waits for the fan-out at most [`RECEIPT_DEADLINE`]. A fan-out that takes longer is not lost: the
-//! answer is then `202 {"pending": true}` without counts, and the shards go on.
+//! Translates the calls that publish between HTTP and [`crate::api::publish`]: bodies to messages, outcomes to JSON.
 
-use std::time::Duration;
-
-use backend::PublishError;
-use bridge::{Address, Channel, ConnId, Delivered, Kind, Message, Receipt};
+use bridge::{Delivered, Kind, Message};
 use hyper::StatusCode;
-use hyper::header;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
 
 use super::Admin;
 use super::call::{Answer, Call, json};
 use super::problem::{Problem, Reason};
 use super::query::Query;
-
-/// How long an answer waits for the shards to have handed a message to all subscribers.
-pub(super) const RECEIPT_DEADLINE: Duration = Duration::from_secs(5);
-/// Most messages in a batch.
-pub(super) const BATCH_MESSAGES_MAX: usize = 1000;
+use crate::api::publish::{self, Outcome, Publish};
+use crate::api::{Error, users};
 
 /// `POST /v1/channels/{channel}/messages?exclude=`: the body is the payload.
 pub(super) async fn publish(admin: &Admin, call: Call) -> Answer {
-    let channel = channel(call.variable(0))?;
     let query = Query::parse(call.query.as_deref(), &["exclude"])?;
-    let exclude = query.value("exclude").map(|id| excluded(admin, id)).transpose()?.flatten();
-    let message = message(&call)?;
+    let (channel, message) = (call.variable(0).to_owned(), message(&call)?);
     drop(call);
-    let deadline = Instant::now() + RECEIPT_DEADLINE;
-    let sum = hand_over(admin, &channel, message, exclude).await?;
-    json(StatusCode::ACCEPTED, &outcome(sum, deadline).await)
+    let request = Publish { channel: &channel, message, exclude: query.value("exclude") };
+    json(StatusCode::ACCEPTED, &counts(publish::publish(admin, request).await?))
+}
+
+/// `POST /v1/users/{user}/messages?exclude=`: as to a channel, which all connections of the user are in.
+pub(super) async fn send_to_user(admin: &Admin, call: Call) -> Answer {
+    let query = Query::parse(call.query.as_deref(), &["exclude"])?;
+    let (user, message) = (call.variable(0).to_owned(), message(&call)?);
+    drop(call);
+    let outcome = users::send(admin, &user, message, query.value("exclude")).await?;
+    json(StatusCode::ACCEPTED, &counts(outcome))
 }
 
 /// `POST /v1/publish`: up to 1000 messages as JSON. Each entry has its own outcome, in the order given; entries are
@@ -42,32 +35,10 @@ pub(super) async fn publish(admin: &Admin, call: Call) -> Answer {
 pub(super) async fn publish_many(admin: &Admin, call: Call) -> Answer {
     let batch = read_batch(&call)?;
     drop(call);
-    let deadline = Instant::now() + RECEIPT_DEADLINE;
-    let mut handed = Vec::with_capacity(batch.messages.len());
-    for entry in batch.messages {
-        handed.push(publish_entry(admin, entry).await);
-    }
-    let mut results = Vec::with_capacity(handed.len());
-    for entry in handed {
-        results.push(match entry {
-            Ok(sum) => Outcome { status: 202, result: outcome(sum, deadline).await },
-            Err(problem) => Outcome {
-                status: problem.reason.status().as_u16(),
-                result: json!({ "reason": problem.reason.label(), "detail": problem.detail }),
-            },
-        });
-    }
+    let outcomes = publish::publish_batch(admin, batch.messages.iter().map(Entry::request)).await?;
+    let results: Vec<_> = outcomes.into_iter().map(EntryOutcome::of).collect();
     let refused = results.iter().filter(|outcome| outcome.status != 202).count();
     json(StatusCode::ACCEPTED, &json!({ "refused": refused, "results": results }))
-}
-
-/// Checks a channel name.
-///
-/// # Errors
-/// 400 with the rule that it breaks.
-pub(super) fn channel(name: &str) -> Result<Channel, Problem> {
-    Channel::parse(name)
-        .map_err(|error| Problem::new(Reason::BadChannel, format!("{error}; it is never changed to fit.")))
 }
 
 /// The body of a call as a message, text or binary by its content type.
@@ -96,40 +67,12 @@ pub(super) fn message(call: &Call) -> Result<Message, Problem> {
     Ok(Message::copy_from(kind, &call.body))
 }
 
-/// Whom to leave out: `None` for a connection that is not of this node, since it cannot hear us here anyway.
-fn excluded(admin: &Admin, id: &str) -> Result<Option<Address>, Problem> {
-    let id: ConnId = id.parse().map_err(|error| {
-        Problem::new(Reason::BadConnectionId, format!("exclude: {error}; leave it out to reach everybody."))
-    })?;
-    Ok(admin.own(&id))
-}
-
-/// Gives the message away, so that nothing of it is kept while the answer waits.
-async fn hand_over(
-    admin: &Admin,
-    channel: &Channel,
-    message: Message,
-    exclude: Option<Address>,
-) -> Result<oneshot::Receiver<Delivered>, Problem> {
-    let (receipt, sum) = Receipt::new();
-    match admin.publisher.publish(channel, &message, exclude, Some(&receipt)).await {
-        Ok(()) => Ok(sum),
-        Err(PublishError::Busy) => Err(Problem::busy()),
-        Err(PublishError::Away) => Err(Problem::new(
-            Reason::BusAway,
-            "Only subscribers of this node got the message; send it again when the bus is back, they will get it twice.",
-        )
-        .with(header::RETRY_AFTER, header::HeaderValue::from_static("5"))),
-    }
-}
-
-async fn outcome(sum: oneshot::Receiver<Delivered>, deadline: Instant) -> Value {
-    match timeout_at(deadline, sum).await {
-        Ok(Ok(Delivered { subscribers, queued, dropped })) => {
+fn counts(outcome: Outcome) -> Value {
+    match outcome {
+        Some(Delivered { subscribers, queued, dropped }) => {
             json!({ "subscribers": subscribers, "queued": queued, "dropped": dropped })
         }
-        // Still being handed out; or a shard ended with it, which its own endings tell.
-        Ok(Err(_)) | Err(_) => json!({ "pending": true }),
+        None => json!({ "pending": true }),
     }
 }
 
@@ -149,7 +92,7 @@ struct Entry {
 }
 
 #[derive(Serialize)]
-struct Outcome {
+struct EntryOutcome {
     status: u16,
     #[serde(flatten)]
     result: Value,
@@ -169,35 +112,41 @@ fn read_batch(call: &Call) -> Result<Batch, Problem> {
             format!(r#"{error}; a batch is {{"messages": [{{"channel": "a.b", "text": "hello"}}]}}."#),
         )
     })?;
-    if batch.messages.len() > BATCH_MESSAGES_MAX {
-        return Err(Problem::new(
-            Reason::TooLarge,
-            format!("A batch has at most {BATCH_MESSAGES_MAX} messages; send several batches."),
-        ));
-    }
     Ok(batch)
 }
 
-async fn publish_entry(admin: &Admin, entry: Entry) -> Result<oneshot::Receiver<Delivered>, Problem> {
-    let channel = channel(&entry.channel)?;
-    let exclude = entry.exclude.as_deref().map(|id| excluded(admin, id)).transpose()?.flatten();
-    let message = match (entry.text, entry.base64) {
-        (Some(text), None) => Message::copy_from(Kind::Text, text.as_bytes()),
-        (None, Some(encoded)) => {
-            let payload = data_encoding::BASE64.decode(encoded.as_bytes()).map_err(|error| {
-                Problem::new(
-                    Reason::BadPayload,
-                    format!("base64: {error}; use the alphabet with + and /, padded."),
-                )
-            })?;
-            Message::copy_from(Kind::Binary, &payload)
+impl Entry {
+    fn request(&self) -> Result<Publish<'_>, Error> {
+        let message = match (&self.text, &self.base64) {
+            (Some(text), None) => Message::copy_from(Kind::Text, text.as_bytes()),
+            (None, Some(encoded)) => {
+                let payload = data_encoding::BASE64.decode(encoded.as_bytes()).map_err(|error| {
+                    Error::new(
+                        Reason::BadPayload,
+                        format!("base64: {error}; use the alphabet with + and /, padded."),
+                    )
+                })?;
+                Message::copy_from(Kind::Binary, &payload)
+            }
+            _ => {
+                return Err(Error::new(
+                    Reason::BadRequest,
+                    "Give each entry either text (delivered as text) or base64 (delivered as binary).",
+                ));
+            }
+        };
+        Ok(Publish { channel: &self.channel, message, exclude: self.exclude.as_deref() })
+    }
+}
+
+impl EntryOutcome {
+    fn of(outcome: Result<Outcome, Error>) -> Self {
+        match outcome {
+            Ok(outcome) => Self { status: 202, result: counts(outcome) },
+            Err(error) => Self {
+                status: error.reason.status().as_u16(),
+                result: json!({ "reason": error.reason.label(), "detail": error.detail }),
+            },
         }
-        _ => {
-            return Err(Problem::new(
-                Reason::BadRequest,
-                "Give each entry either text (delivered as text) or base64 (delivered as binary).",
-            ));
-        }
-    };
-    hand_over(admin, &channel, message, exclude).await
+    }
 }

@@ -22,6 +22,7 @@ use crate::in_force::InForce;
 use crate::metrics::{Descriptors, Sources};
 
 mod inspection;
+mod users;
 
 /// Wakes a scripted shard.
 struct Bell(Notify);
@@ -138,12 +139,12 @@ impl Scripted {
                 let _ = reply.send(ChannelRanking { top, floor: self.floor, next });
             }
             Command::CountSubscribers { channels, reply } => {
-                let count = |channel: &Channel| match channel.as_str() {
-                    "a" => 7,
-                    "b" => 5,
-                    _ => 6,
-                };
                 let _ = reply.send(channels.iter().map(count).collect());
+            }
+            // Bob is there once on each shard, on the first connection.
+            Command::CloseUser { user, reply, .. } => {
+                let held = user.as_str() == "bob" && self.open.remove(&0);
+                let _ = reply.send(u32::from(held));
             }
             Command::Shed { per_ten_thousand, reply, .. } => {
                 let _ = reply.send((per_ten_thousand > 0).then_some(self.open.len() as u32));
@@ -153,7 +154,16 @@ impl Scripted {
     }
 }
 
-/// A node of two shards with three connections each, all of them subscribed to `room.1`.
+/// Subscribers of a channel on each shard of those that are ranked.
+fn count(channel: &Channel) -> u32 {
+    match channel.as_str() {
+        "a" => 7,
+        "b" => 5,
+        _ => 6,
+    }
+}
+
+/// A node of two shards with three connections each, all of them subscribed to `room.1` and of the user bob.
 pub(super) fn node(tokens: Tokens) -> Admin {
     node_with_floor(tokens, 0)
 }
@@ -173,9 +183,10 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
     let stats: Vec<_> = mailboxes.iter().map(|_| Arc::new(Stats::default())).collect();
     stats.iter().for_each(|stats| stats.listening.set(1));
     let switchboard = Arc::new(Switchboard::new(mailboxes));
-    let room = Channel::parse("room.1").unwrap();
     for shard in 0..stats.len() {
-        switchboard.join(shard as u16, &room);
+        for name in ["room.1", "user.bob"] {
+            switchboard.join(shard as u16, &Channel::parse(name).unwrap());
+        }
     }
     let publisher = backend::Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded));
     let routes = vec![RouteInfo { name: "rooms".to_owned(), path: "/rooms/{room}".to_owned() }];
@@ -477,7 +488,7 @@ async fn the_node_tells_the_page_where_to_connect() {
     assert_eq!((&body["websocket"], &body["routes"][0]["name"]), (&"127.0.0.1:8080".into(), &"rooms".into()));
     assert_eq!(
         (&body["shards"], &body["channels"], &body["bus"]["up"]),
-        (&2.into(), &1.into(), &true.into())
+        (&2.into(), &2.into(), &true.into())
     );
     let page = send(&endpoint, "GET /", "").await;
     assert!(

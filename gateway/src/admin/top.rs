@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::Admin;
-use super::call::{Answer, Call, SHARD_DEADLINE, json};
-use super::connections::Connection;
+use super::call::{Answer, Call, json};
 use super::problem::{Problem, Reason};
 use super::query::Query;
+use crate::api::SHARD_DEADLINE;
+use crate::api::connections::Connection;
 
 /// Entries when the caller does not say.
 const LIMIT_DEFAULT: u16 = 10;

@@ -1,0 +1,86 @@
+//! Owns the way to a shard: which one a connection id means, and asking it with a deadline. Used by every call that is
+//! about connections.
+
+use std::time::Duration;
+
+use bridge::command::NotDone;
+use bridge::{Address, Command, ConnId};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Error, Reason};
+use crate::admin::Admin;
+
+/// How long a shard may take to answer one command. Its turn lasts milliseconds; what is silent for this long
+/// is stuck, and the liveness probe will say so.
+pub(crate) const SHARD_DEADLINE: Duration = Duration::from_secs(2);
+
+impl Admin {
+    /// Where a connection of this node is, or `None` for one of another node or another life of it.
+    pub(crate) fn own(&self, id: &ConnId) -> Option<Address> {
+        let known = usize::from(id.address.shard) < self.stats.len();
+        (id.node == self.node && id.epoch == self.epoch && known).then_some(id.address)
+    }
+
+    /// Reads a connection id and finds it here.
+    ///
+    /// # Errors
+    /// `bad_connection_id` for what is no id, `gone` for one that is not of this life of this node.
+    pub(super) fn locate(&self, id: &str) -> Result<Address, Error> {
+        let id = id.parse().map_err(|error| {
+            Error::new(
+                Reason::BadConnectionId,
+                format!("{error}; send it as the header Gateway-Connection gave it."),
+            )
+        })?;
+        self.own(&id).ok_or_else(Error::gone)
+    }
+
+    /// Puts a command into a shard's mailbox and waits for its reply, at most `within`.
+    ///
+    /// # Errors
+    /// `busy` when the mailbox is full, `shard_silent` when the shard is silent or ending.
+    pub(crate) async fn ask<T>(
+        &self,
+        shard: u16,
+        within: Duration,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command + Send,
+    ) -> Result<T, Error> {
+        let mailbox = self.switchboard.mailboxes().get(usize::from(shard)).ok_or_else(Error::gone)?;
+        let (reply, answer) = oneshot::channel();
+        mailbox.send(command(reply)).map_err(|_| Error::busy())?;
+        match timeout(within, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(Error::new(
+                Reason::ShardSilent,
+                "The shard is ending and dropped the command; the node is going away, ask another one.",
+            )),
+            Err(_) => Err(Error::new(
+                Reason::ShardSilent,
+                format!(
+                    "Shard {shard} did not answer in time and may still do what was asked; look at /livez."
+                ),
+            )),
+        }
+    }
+
+    /// Has something done to a connection by its shard.
+    ///
+    /// # Errors
+    /// As [`Admin::ask`], and what the shard says.
+    pub(super) async fn order(
+        &self,
+        whom: Address,
+        command: impl FnOnce(oneshot::Sender<Result<(), NotDone>>) -> Command + Send,
+    ) -> Result<(), Error> {
+        self.ask(whom.shard, SHARD_DEADLINE, command).await?.map_err(|not_done| match not_done {
+            // The API is nobody's upstream: no shard answers it that it is not the owner.
+            NotDone::Gone | NotDone::NotOwner => Error::gone(),
+            NotDone::Full => Error::new(
+                Reason::ChannelsFull,
+                "The connection has as many channels as it may, or the node has; unsubscribe one, or raise \
+                 limits.subscriptions_per_connection or limits.channels.",
+            ),
+        })
+    }
+}

@@ -1,0 +1,46 @@
+//! Owns the calls about users: a message to all connections of one, and the end of all of them. A user who is not there
+//! is no error, because app servers cannot know.
+
+use bridge::{Command, Message, User};
+use tokio::time::Instant;
+
+use super::connections::Goodbye;
+use super::publish::{self, Outcome, RECEIPT_DEADLINE};
+use super::{Error, Reason, SHARD_DEADLINE};
+use crate::admin::Admin;
+
+/// Hands a message to all connections of a user, the excluded one left out.
+///
+/// # Errors
+/// `bad_user`, `bad_connection_id`, `busy`, `bus_away`.
+pub(crate) async fn send(
+    admin: &Admin,
+    user: &str,
+    message: Message,
+    exclude: Option<&str>,
+) -> Result<Outcome, Error> {
+    let channel = parse(user)?.channel();
+    let exclude = publish::excluded(admin, exclude)?;
+    let deadline = Instant::now() + RECEIPT_DEADLINE;
+    let sum = publish::hand_over(admin, &channel, message, exclude).await?;
+    Ok(publish::outcome(sum, deadline).await)
+}
+
+/// Begins to close all connections of a user; the answer says how many there were.
+///
+/// # Errors
+/// `bad_user`, `bad_close`; `busy` and `shard_silent` when a shard could not be asked, after others may have been.
+pub(crate) async fn close(admin: &Admin, user: &str, goodbye: Goodbye<'_>) -> Result<u32, Error> {
+    let (user, code) = (parse(user)?, goodbye.check()?);
+    let mut connections = 0;
+    for shard in 0..admin.shards() {
+        let (user, reason) = (user.clone(), goodbye.reason.into());
+        let command = |reply| Command::CloseUser { user, code, reason, reply };
+        connections += admin.ask(shard, SHARD_DEADLINE, command).await?;
+    }
+    Ok(connections)
+}
+
+fn parse(user: &str) -> Result<User, Error> {
+    User::parse(user).map_err(|error| Error::new(Reason::BadUser, format!("{error}; mend the name.")))
+}
