@@ -7,6 +7,7 @@
 pub mod bus;
 pub mod bus_stats;
 pub mod embedded;
+pub mod grpc;
 pub mod incoming;
 pub mod interests;
 pub mod joint;
