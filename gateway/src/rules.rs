@@ -60,9 +60,6 @@ pub(crate) fn ticks(duration: Duration) -> u32 {
 fn route(route: &config::Route, upstreams: &Upstreams<'_>) -> Result<Route, String> {
     let variables: Vec<&str> = route.path.variables().collect();
     let template = |template: &config::ChannelTemplate| self::template(template, &variables);
-    if let Some(name) = &route.authorize {
-        return Err(format!("route.{}.authorize: {name} cannot be asked yet", route.name));
-    }
     Ok(Route {
         name: route.name.as_str().into(),
         path: path(&route.path),
@@ -74,6 +71,7 @@ fn route(route: &config::Route, upstreams: &Upstreams<'_>) -> Result<Route, Stri
             config::Inbound::Backend(name) => Inbound::Upstream(upstreams.number(Whom::Name(name))?),
             config::Inbound::Bus => Inbound::Upstream(upstreams.number(Whom::Bus)?),
         },
+        authorize: route.authorize.as_ref().map(|name| upstreams.authorizer(name)).transpose()?,
         exclude_self: route.exclude_self,
         origins: origins(&route.origins)?,
         protocols: route.subprotocols.iter().map(|protocol| protocol.as_str().into()).collect(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bridge::{Quota, Upstream};
 use config::{Backend, BackendName, Settings};
+use shard::rules::Authorizer;
 
 use crate::rules::ticks;
 
@@ -43,6 +44,17 @@ impl<'s> Upstreams<'s> {
         };
         let place = place.and_then(|place| u16::try_from(place).ok());
         place.map(Upstream).ok_or_else(|| format!("no upstream is {whom:?}"))
+    }
+
+    /// The authorizer that a backend is, and what it is shown.
+    ///
+    /// # Errors
+    /// It is not there, which the configuration has refused already.
+    pub(crate) fn authorizer(&self, name: &BackendName) -> Result<Authorizer, String> {
+        let upstream = self.number(Whom::Name(name))?;
+        let backend = self.0.get(usize::from(upstream.0)).ok_or_else(|| format!("no upstream is {name}"))?;
+        let headers = backend.authorize.headers.iter().map(|header| header.as_str().into()).collect();
+        Ok(Authorizer { upstream, headers })
     }
 
     /// What each of so many shards may hand to each upstream.

@@ -104,13 +104,17 @@ impl Wanted {
 
     fn is_met_by(&self, kept: &Kept) -> bool {
         let ending = &kept.ending;
-        // No connection has a user yet, so none is the one that was asked for.
-        self.user.is_none()
+        self.user.as_deref().is_none_or(|user| user_of(kept) == Some(user))
             && self.peer.is_none_or(|network| network.contains(ending.peer))
             && self.route.is_none_or(|route| route == ending.route)
             && self.reason.is_none_or(|reason| reason == ending.reason)
             && kept.at_ms >= self.since_ms
     }
+}
+
+/// As whom it had been let in.
+fn user_of(kept: &Kept) -> Option<&str> {
+    kept.ending.principal.as_ref()?.user.as_ref().map(bridge::User::as_str)
 }
 
 /// Reads a moment: milliseconds since 1970, or how long ago (`10m`).
@@ -133,7 +137,7 @@ fn bad(detail: String) -> Problem {
 #[derive(Serialize)]
 struct Shown<'a> {
     id: String,
-    user: Option<&'a str>,
+    user: Option<String>,
     peer: IpAddr,
     route: Option<&'a str>,
     reason: &'static str,
@@ -154,7 +158,7 @@ impl<'a> Shown<'a> {
         let id = ConnId { node: admin.node.clone(), epoch: admin.epoch, address: ending.address };
         Self {
             id: id.to_string(),
-            user: None,
+            user: user_of(kept).map(str::to_owned),
             peer: ending.peer,
             route: live.routes.get(usize::from(ending.route)).map(|route| route.name.as_str()),
             reason: ending.reason.label(),

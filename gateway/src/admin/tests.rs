@@ -61,7 +61,7 @@ impl Scripted {
             address: Address { shard: self.shard, slot, generation: 1 },
             peer: "127.0.0.1".to_owned(),
             route: 0,
-            user: None,
+            user: (slot == 2).then(|| bridge::User::parse("bob").unwrap()),
             state: bytes::Bytes::new(),
             unsettled: 0,
             age_ticks: 12,
@@ -390,7 +390,7 @@ async fn a_connection_is_described_sent_to_and_closed_until_it_is_gone() {
     let path = format!("/v1/connections/{}", id(1, 2));
     let (status, body) = ask(&endpoint, &format!("GET {path}"), "").await;
     assert_eq!((status, &body["id"], &body["route"]), (200, &id(1, 2).into(), &"rooms".into()));
-    assert_eq!((&body["user"], &body["paused"]), (&Value::Null, &serde_json::json!(["reply"])));
+    assert_eq!((&body["user"], &body["paused"]), (&"bob".into(), &serde_json::json!(["reply"])));
     assert_eq!((&body["limiter"]["wait_ms"], &body["peer_connections"]), (&200.into(), &1.into()));
     assert_eq!((&body["age_ms"], &body["channels"][0]), (&1200.into(), &"room.1".into()));
     assert_eq!(ask(&endpoint, &format!("POST {path}/messages {TEXT}"), "hi").await.0, 202);

@@ -98,12 +98,17 @@ pub(crate) async fn unsubscribe(admin: &Admin, id: &str, name: &str) -> Result<(
 /// A channel that connections may be put into and taken out of. Those of users say who somebody is.
 fn open_channel(name: &str) -> Result<Channel, Error> {
     if name.split('.').next() == Some(USER_TOKEN) {
-        return Err(Error::new(
-            Reason::BadChannel,
-            "The channels of users cannot be joined or left: a connection is in the one of its user.",
-        ));
+        return Err(of_users());
     }
     channel(name)
+}
+
+/// The channel is a user's.
+pub(super) fn of_users() -> Error {
+    Error::new(
+        Reason::BadChannel,
+        "The channels of users cannot be joined or left: a connection is in the one of its user.",
+    )
 }
 
 /// Describes one connection.
@@ -228,7 +233,7 @@ fn place_of(admin: &Admin, token: &str) -> Result<Place, Error> {
 #[derive(Serialize)]
 pub(crate) struct Connection {
     pub(crate) id: String,
-    /// Nobody has one before connections are authorised.
+    /// As an app server said when it let it in.
     pub(crate) user: Option<String>,
     pub(crate) route: Option<String>,
     pub(crate) peer: String,
@@ -272,7 +277,7 @@ impl Connection {
         let id = ConnId { node: admin.node.clone(), epoch: admin.epoch, address };
         Self {
             id: id.to_string(),
-            user: None,
+            user: description.user.as_ref().map(ToString::to_string),
             route: admin
                 .live
                 .now()

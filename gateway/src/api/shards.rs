@@ -81,6 +81,7 @@ impl Admin {
                 "The connection has as many channels as it may, or the node has; unsubscribe one, or raise \
                  limits.subscriptions_per_connection or limits.channels.",
             ),
+            NotDone::Reserved => super::connections::of_users(),
         })
     }
 }

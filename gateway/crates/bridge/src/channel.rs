@@ -79,6 +79,12 @@ impl Channel {
         Self(name)
     }
 
+    /// Whether its first token is the one of users' channels, which nobody joins but by being authorised.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.split('.').next() == Some(crate::principal::USER_TOKEN)
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

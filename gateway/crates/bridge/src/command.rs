@@ -27,11 +27,13 @@ pub enum NotDone {
     NotOwner,
     /// It has as many channels as one may, or the shard's tables are full.
     Full,
+    /// The channel is a user's: those are joined by being authorised, and never left.
+    Reserved,
 }
 
 impl NotDone {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Gone, Self::NotOwner, Self::Full];
+    pub const ALL: [Self; 4] = [Self::Gone, Self::NotOwner, Self::Full, Self::Reserved];
 
     /// The label.
     #[must_use]
@@ -40,12 +42,16 @@ impl NotDone {
             Self::Gone => "gone",
             Self::NotOwner => "not_owner",
             Self::Full => "full",
+            Self::Reserved => "reserved",
         }
     }
 }
 
 /// Where the outcome goes; `None` when nobody waits for it. What was not done is counted either way.
 pub type Reply = Option<oneshot::Sender<Result<(), NotDone>>>;
+
+/// Where a number goes.
+pub type Count = oneshot::Sender<u32>;
 
 /// One order for a shard.
 #[derive(Debug)]
@@ -118,7 +124,7 @@ pub enum Command {
         /// At most 123 bytes; longer ones are cut.
         reason: Box<str>,
         /// How many there were.
-        reply: oneshot::Sender<u32>,
+        reply: Count,
     },
     /// The answer to [`crate::Event::Authorize`]. Whoever asked may be gone.
     Authorized {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bridge::{Channel, Pause};
 use store::{Flags, Key, NONE, Phase};
@@ -141,7 +142,8 @@ impl<N: Net> Shard<N> {
                 Phase::Open | Phase::PongWait => {
                     let life = self.life(key);
                     let oldest = self.oldest(key, &life).saturating_sub(self.now);
-                    life.ping_ticks.max(life.pong_ticks).min(oldest)
+                    let expiry = self.expiry_left(key).unwrap_or(u32::MAX);
+                    life.ping_ticks.max(life.pong_ticks).min(oldest).min(expiry)
                 }
                 Phase::Closing => rules.close_ticks,
                 Phase::Lingering => rules.linger_ticks,
@@ -177,6 +179,9 @@ impl<N: Net> Shard<N> {
             let fits = match &rare.partial {
                 Partial::None => true,
                 Partial::Head(..) => conn.phase == Phase::Handshake,
+                Partial::Asked(_) => {
+                    conn.phase == Phase::Handshake && conn.pauses.contains(Pause::Authorize as u8)
+                }
                 Partial::Frames(_) | Partial::Unparsed(_) => is_parsed(conn.phase, rare),
             };
             ensure(fits, || format!("{key:?} {:?}: holds what nobody will read", conn.phase))?;
@@ -262,6 +267,7 @@ impl<N: Net> Shard<N> {
                 (Pause::Limit, is_paced),
                 (Pause::Window, rare.is_some_and(|rare| rare.told.unsettled > 0)),
                 (Pause::Upstream, rare.is_some_and(|rare| rare.told.waits)),
+                (Pause::Authorize, self.is_asked(key)),
             ] {
                 ensure(!conn.pauses.contains(why as u8) || will_resume, || {
                     format!("{key:?} {:?}: paused ({}), and nothing will resume it", conn.phase, why.label())
@@ -348,7 +354,23 @@ impl<N: Net> Shard<N> {
         }
         from_channels.sort();
         from_records.sort();
-        same("subscriptions by channel and by record", from_channels, from_records)
+        same("subscriptions by channel and by record", from_channels, from_records)?;
+        self.audit_users()
+    }
+
+    /// Whoever has a user is in the user's channel while it is open, and nobody else is in any such channel.
+    fn audit_users(&self) -> Audit {
+        for (key, conn) in self.conns.iter() {
+            let of_users = |name: &&Arc<str>| Channel::from_checked(Arc::clone(name)).is_reserved();
+            let names = self.channels.of(conn.first_subscription);
+            let joined: Vec<_> =
+                names.filter_map(|channel| self.channels.name(channel)).filter(of_users).cloned().collect();
+            let user = self.principal(key).and_then(|principal| principal.user.as_ref());
+            let open = matches!(conn.phase, Phase::Open | Phase::PongWait);
+            let own = user.filter(|_| open).map(|user| Arc::clone(user.channel().shared()));
+            same("channels of users", joined, own.into_iter().collect())?;
+        }
+        Ok(())
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) enum Partial {
     /// The beginning of a request head, and what in front of it or in it will tell the peer. No byte of it may be
     /// there yet.
     Head(Vec<u8>, Introduction),
+    /// A whole request head, and perhaps what an eager client sent behind it, while somebody decides.
+    Asked(Vec<u8>),
     /// Half a frame, or a message without its last fragment.
     Frames(Box<Assembly>),
     /// Whole frames and perhaps the beginning of another, for which its upstream had no room.
@@ -110,7 +112,7 @@ impl Partial {
     pub(crate) fn held_bytes(&self) -> u64 {
         match self {
             Self::None => 0,
-            Self::Head(bytes, _) | Self::Unparsed(bytes) => bytes.capacity() as u64,
+            Self::Head(bytes, _) | Self::Asked(bytes) | Self::Unparsed(bytes) => bytes.capacity() as u64,
             Self::Frames(assembly) => (assembly.held_bytes() + size_of::<Assembly>()) as u64,
         }
     }

@@ -3,8 +3,8 @@
 //! A head that arrives whole is parsed where it was read and leaves no trace; one that arrives in pieces waits in the
 //! cold entry, bounded, under the handshake deadline.
 
-use bridge::Channel;
 use bridge::ending::Turned;
+use bridge::{Channel, Pause};
 use store::{Flags, Joined, Key, Phase, Refused};
 use wire::error::Refusal;
 use wire::http::{BadHead, Fields, Head, is_complete, push_refusal};
@@ -18,7 +18,18 @@ use crate::trust::Introduction;
 use crate::turn::Shard;
 
 /// What a busy node asks for, in seconds.
-const RETRY_AFTER_S: u32 = 5;
+pub(crate) const RETRY_AFTER_S: u32 = 5;
+
+/// What became of a request.
+#[derive(Clone, Copy)]
+pub(crate) enum Answer {
+    /// Its end has not come.
+    Incomplete,
+    /// It waits until somebody has decided.
+    Asked,
+    /// It is a connection now; its head had so many bytes.
+    Opened(usize),
+}
 
 impl<N: Net> Shard<N> {
     /// Bytes of a request head, and perhaps the first frames of an eager client behind them.
@@ -55,9 +66,23 @@ impl<N: Net> Shard<N> {
     fn whole_head(&mut self, key: Key, bytes: &mut [u8], introduction: Introduction) {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        let answered = self.answer(key, bytes, introduction, &mut out);
-        match answered {
-            Ok(Some(length)) => {
+        let answer = self.answer(key, bytes, introduction, &mut out);
+        if matches!(answer, Ok(Answer::Incomplete)) {
+            self.keep_partial(key, Partial::Head(bytes.to_vec(), introduction));
+        }
+        self.answered(key, bytes, out, answer);
+    }
+
+    /// What follows from an answer: `out` leaves if it is one, and what came behind the head is taken in.
+    pub(crate) fn answered(
+        &mut self,
+        key: Key,
+        bytes: &mut [u8],
+        out: Vec<u8>,
+        answer: Result<Answer, Refusal>,
+    ) {
+        match answer {
+            Ok(Answer::Opened(length)) => {
                 self.reply(key, &out, &[]);
                 self.out = out;
                 self.show_limit(key);
@@ -65,10 +90,11 @@ impl<N: Net> Shard<N> {
                     self.transport_received(key, &mut bytes[length..]);
                 }
             }
-            Ok(None) => {
+            Ok(Answer::Asked) => {
                 self.out = out;
-                self.keep_partial(key, Partial::Head(bytes.to_vec(), introduction));
+                self.wait_for_decision(key, bytes);
             }
+            Ok(Answer::Incomplete) => self.out = out,
             Err(refusal) => {
                 self.out = out;
                 self.refuse(key, refusal);
@@ -76,19 +102,19 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Opens the connection and writes the answer to `out`. The length of the head, or `None` while it is incomplete.
+    /// Opens the connection and writes the answer to `out`, unless somebody else decides.
     fn answer(
         &mut self,
         key: Key,
         bytes: &[u8],
         introduction: Introduction,
         out: &mut Vec<u8>,
-    ) -> Result<Option<usize>, Refusal> {
+    ) -> Result<Answer, Refusal> {
         let mut fields = Fields::new();
         // A header that nobody expects here is best called by its name.
         let bad = |bad: BadHead| if ProxyHeader::is_begun_by(bytes) { Refusal::Proxy } else { bad.into() };
         let parsed = Head::parse(bytes, self.rules.head_bytes, &mut fields).map_err(bad)?;
-        let Some(head) = parsed else { return Ok(None) };
+        let Some(head) = parsed else { return Ok(Answer::Incomplete) };
         if introduction == Introduction::Field {
             self.forwarded(key, &head);
         }
@@ -107,12 +133,43 @@ impl<N: Net> Shard<N> {
             return Err(Refusal::Origin);
         }
         let protocol = choose_protocol(request.protocols(), &route.protocols);
+        if let Some(authorizer) = &route.authorize {
+            // Whoever is let in only to be told of a limit goes at once: nobody is asked, and nobody hears of it.
+            if self.rare(key).is_none_or(|rare| rare.exceeded.is_none()) {
+                return self.ask(key, number, authorizer, &request);
+            }
+            if let Some(conn) = self.conns.get_mut(key) {
+                conn.route = number;
+            }
+            self.opened_now(key);
+            return Ok(self.accept_upgrade(key, &request, protocol, out));
+        }
         self.enter_route(key, number, &variables)?;
+        Ok(self.open_with(key, &request, protocol, out))
+    }
+
+    /// Opens a connection that has entered its route.
+    pub(crate) fn open_with(
+        &mut self,
+        key: Key,
+        request: &Request<'_>,
+        protocol: Option<&str>,
+        out: &mut Vec<u8>,
+    ) -> Answer {
         self.opened_now(key);
         self.tell_opened(key, request.path, protocol);
-        let id = self.id(key);
-        push_accept(out, request.key, protocol, &[("Gateway-Connection", &id)]);
-        Ok(Some(head.length))
+        self.accept_upgrade(key, request, protocol, out)
+    }
+
+    fn accept_upgrade(
+        &self,
+        key: Key,
+        request: &Request<'_>,
+        protocol: Option<&str>,
+        out: &mut Vec<u8>,
+    ) -> Answer {
+        push_accept(out, request.key, protocol, &[("Gateway-Connection", &self.id(key))]);
+        Answer::Opened(request.head.length)
     }
 
     /// The connection's printable id.
@@ -124,7 +181,12 @@ impl<N: Net> Shard<N> {
         id
     }
 
-    fn enter_route(&mut self, key: Key, number: u16, variables: &Variables<'_>) -> Result<(), Refusal> {
+    pub(crate) fn enter_route(
+        &mut self,
+        key: Key,
+        number: u16,
+        variables: &Variables<'_>,
+    ) -> Result<(), Refusal> {
         let rules = std::sync::Arc::clone(&self.rules);
         let route = &rules.routes[usize::from(number)];
         let busy = Refusal::Busy { retry_after_s: RETRY_AFTER_S };
@@ -188,15 +250,21 @@ impl<N: Net> Shard<N> {
 
     /// Answers a request that is not upgraded, and lingers until the client has hung up.
     pub(crate) fn refuse(&mut self, key: Key, refusal: Refusal) {
+        self.refuse_in_words(key, refusal, |out| push_refusal(out, &refusal));
+    }
+
+    /// The same, in words that `write` writes.
+    pub(crate) fn refuse_in_words(&mut self, key: Key, refusal: Refusal, write: impl FnOnce(&mut Vec<u8>)) {
         let place = Refusal::ALL.iter().position(|known| known.label() == refusal.label());
         if let Some(counter) = place.and_then(|place| self.stats.refused.get(place)) {
             counter.add(1);
         }
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        push_refusal(&mut out, &refusal);
+        write(&mut out);
         self.leave_channels(key);
         drop(self.take_partial(key));
+        self.resume(key, Pause::Authorize);
         self.handshake_over(key);
         if let Some(conn) = self.conns.get_mut(key) {
             conn.phase = Phase::Lingering;

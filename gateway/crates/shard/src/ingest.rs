@@ -33,7 +33,11 @@ impl<N: Net> Shard<N> {
         let Some(conn) = self.conns.get_mut(key) else { return };
         if hung_up {
             conn.flags.insert(Flags::HUNG_UP);
+            if self.left_while_asked(key) {
+                return;
+            }
         }
+        let Some(conn) = self.conns.get_mut(key) else { return };
         // Who is on the carry-over list waits for its turn there.
         if conn.flags.contains(Flags::CARRIED) {
             return;

@@ -14,6 +14,7 @@
 
 mod accept;
 mod audit;
+mod authorize;
 mod close;
 mod cold;
 mod drain;
@@ -35,6 +36,7 @@ mod transport;
 pub mod trust;
 mod turn;
 mod upstream;
+mod users;
 
 #[doc(hidden)]
 pub use audit::Census;

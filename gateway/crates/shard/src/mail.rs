@@ -1,5 +1,5 @@
 //! Commands from the rest of the program, a budget of them per turn, and only while there is room for what they
-//! start: a full fan-out leaves them in the mailbox, whose bound the publishers feel.
+//! start: a full fan-out, or too many users that are told to go, leave them in the mailbox, whose bound the publishers feel.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ impl<N: Net> Shard<N> {
         self.now = now;
         self.inbox.look();
         for _ in 0..MAIL_PER_TURN {
-            if !self.fanout.has_room() {
+            if !self.fanout.has_room() || !self.leaving.has_room() {
                 return;
             }
             let Some(command) = self.inbox.take() else { return };
@@ -51,7 +51,12 @@ impl<N: Net> Shard<N> {
                 self.answer_command(done, reply);
             }
             Command::Settle { upstream, settled } => self.settle_upstream(upstream, &settled),
-            Command::SetState { .. } | Command::CloseUser { .. } | Command::Authorized { .. } => {}
+            Command::SetState { whom, state, by, reply } => {
+                let done = self.set_state(whom, state, by);
+                self.answer_command(done, reply);
+            }
+            Command::CloseUser { user, code, reason, reply } => self.close_user(&user, code, reason, reply),
+            Command::Authorized { whom, decision } => self.decided(whom, *decision),
             Command::Describe { whom, reply } => {
                 let _ = reply.send(self.describe_by_command(whom));
             }
@@ -102,7 +107,7 @@ impl<N: Net> Shard<N> {
 
     /// The key of an address whose connection is open and tells its events `by`, if the command is of an upstream. One
     /// that is being closed is gone for everybody else.
-    fn open(&self, address: Address, by: Option<Upstream>) -> Result<Key, NotDone> {
+    pub(crate) fn open(&self, address: Address, by: Option<Upstream>) -> Result<Key, NotDone> {
         let key = self.key(address).ok_or(NotDone::Gone)?;
         let conn = self.conns.get(key).ok_or(NotDone::Gone)?;
         if !matches!(conn.phase, Phase::Open | Phase::PongWait) {
@@ -150,6 +155,9 @@ impl<N: Net> Shard<N> {
         by: Option<Upstream>,
     ) -> Result<(), NotDone> {
         let key = self.open(whom, by)?;
+        if channel.is_reserved() {
+            return Err(NotDone::Reserved);
+        }
         self.join(key, channel).map(drop).map_err(|_| NotDone::Full)
     }
 
@@ -160,6 +168,9 @@ impl<N: Net> Shard<N> {
         by: Option<Upstream>,
     ) -> Result<(), NotDone> {
         let key = self.open(whom, by)?;
+        if channel.is_reserved() {
+            return Err(NotDone::Reserved);
+        }
         let conn = self.conns.get_mut(key).ok_or(NotDone::Gone)?;
         let left = self.channels.unsubscribe(channel.as_str(), key.index(), &mut conn.first_subscription);
         if matches!(left, store::Left::Last(_)) {

@@ -16,6 +16,15 @@ pub(crate) struct Profile {
     pub publishes_to: Option<Channel>,
     /// What app servers have said of it.
     pub principal: Option<Arc<Principal>>,
+    /// The tick at which that is no longer true.
+    pub expires: Option<u32>,
+}
+
+impl Profile {
+    /// App servers have said this; nothing is nobody.
+    pub(crate) fn be(&mut self, principal: Principal) {
+        self.principal = (principal != Principal::default()).then(|| Arc::new(principal));
+    }
 }
 
 /// No entry is free, which cannot be: there are as many as records.

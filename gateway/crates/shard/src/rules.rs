@@ -53,6 +53,8 @@ pub struct Route {
     pub subscribe: Vec<Template>,
     /// What happens to what it sends.
     pub inbound: Inbound,
+    /// Who decides who comes in, if anybody does.
+    pub authorize: Option<Authorizer>,
     /// Whether a publisher does not hear itself.
     pub exclude_self: bool,
     /// Who may connect from a browser.
@@ -81,6 +83,15 @@ pub enum OnBusLoss {
     Drop,
     /// Its publisher is closed, 1013.
     Close,
+}
+
+/// Who is asked whether a request may come in, and what it is shown of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorizer {
+    /// Who.
+    pub upstream: Upstream,
+    /// Header fields, in lower case.
+    pub headers: Box<[Box<str>]>,
 }
 
 /// What gives way when the backlog of a connection is at its bound. Only frames of channels do.
@@ -128,6 +139,11 @@ pub struct AutoReply {
 }
 
 impl Route {
+    /// The variables of a path, if it leads here.
+    pub(crate) fn variables<'a>(&self, path: &'a str) -> Option<Variables<'a>> {
+        matches(&self.path, path)
+    }
+
     /// The answer to this message, if it is one that is answered at once.
     #[must_use]
     pub fn auto_reply(&self, payload: &[u8]) -> Option<&[u8]> {
@@ -186,7 +202,8 @@ impl<'a> Variables<'a> {
 }
 
 impl Template {
-    /// The channel. `None` when the result breaks the grammar of channels, which the configuration rules out.
+    /// The channel. `None` when the result breaks the grammar of channels, which the configuration rules out, and when
+    /// variables make it one that begins as those of users do.
     #[must_use]
     pub fn render(&self, variables: &Variables<'_>) -> Option<Channel> {
         let mut name = String::with_capacity(48);
@@ -196,7 +213,7 @@ impl Template {
                 Piece::Variable(number) => variables.value(*number),
             });
         }
-        Channel::parse(&name).ok()
+        Channel::parse(&name).ok().filter(|channel| !channel.is_reserved())
     }
 }
 
@@ -304,6 +321,7 @@ mod tests {
             path: segments(path),
             subscribe: Vec::new(),
             inbound: Inbound::Ignore,
+            authorize: None,
             exclude_self: false,
             origins: Vec::new(),
             protocols: Vec::new(),
@@ -373,5 +391,14 @@ mod tests {
             Piece::Variable(0),
         ]);
         assert_eq!(template.render(&variables).unwrap().as_str(), "room.two-one");
+    }
+
+    #[test]
+    fn no_path_leads_into_a_channel_of_a_user() {
+        let rules = rules(&["/a/{x}/{y}"]);
+        let template = Template(vec![Piece::Variable(0), Piece::Literal(".".into()), Piece::Variable(1)]);
+        let render = |path| template.render(&rules.route(path).unwrap().1);
+        assert_eq!(render("/a/user/bob"), None);
+        assert_eq!(render("/a/users/bob").unwrap().as_str(), "users.bob");
     }
 }

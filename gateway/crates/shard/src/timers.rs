@@ -3,7 +3,6 @@
 
 use bridge::EndReason;
 use store::{Key, Phase};
-use wire::error::Refusal;
 use wire::ws::close::code;
 use wire::ws::frame::{Opcode, push_frame};
 
@@ -92,13 +91,13 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// The head did not come in time, unless a stall of ours kept us from reading it.
+    /// The head, or the decision, did not come in time, unless a stall of ours kept us from reading it.
     fn head_deadline(&mut self, key: Key) {
         if self.read_once(key) == Reading::More {
             self.carry(key);
         }
         if self.conns.get(key).is_some_and(|conn| conn.phase == Phase::Handshake) {
-            self.refuse(key, Refusal::Timeout);
+            self.refuse_late(key);
         }
     }
 
@@ -142,7 +141,7 @@ impl<N: Net> Shard<N> {
     /// Arms the one timer of a connection that is open: for this, or for the end of its time when that comes first.
     pub(crate) fn arm_alive(&mut self, key: Key, ticks: u32) {
         let life = self.life(key);
-        let left = [self.age_left(key, &life), self.idle_left(key, &life)];
+        let left = [self.age_left(key, &life), self.idle_left(key, &life), self.expiry_left(key)];
         let first = left.into_iter().flatten().fold(ticks, u32::min);
         self.arm(key, first);
     }
@@ -156,10 +155,19 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Ends a connection that is as old as it may be, or that nobody uses. A message that lies in the socket after a
+    /// Ticks until it is no longer authorised.
+    pub(crate) fn expiry_left(&self, key: Key) -> Option<u32> {
+        Some(self.profile(key)?.expires?.saturating_sub(self.now))
+    }
+
+    /// Ends a connection that is as old as it may be, that is no longer authorised, or that nobody uses. A message that lies in the socket after a
     /// stall of ours is a use.
     fn outlived(&mut self, key: Key) -> bool {
         let life = self.life(key);
+        if self.expiry_left(key) == Some(0) {
+            self.goodbye(key, code::POLICY, r#"{"reason":"expired"}"#, EndReason::Expired, Then::Await);
+            return true;
+        }
         if self.age_left(key, &life) == Some(0) {
             let retry_ms = self.random.u32(0..crate::RETRY_SPREAD_MS);
             let reason = format!(r#"{{"reason":"max_age","retry_ms":{retry_ms}}}"#);

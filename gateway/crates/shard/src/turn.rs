@@ -23,6 +23,7 @@ use crate::publish::Unplaced;
 use crate::round::Round;
 use crate::rules::Rules;
 use crate::upstream::Lanes;
+use crate::users::Leaving;
 
 /// Carried-over connections per turn.
 pub(crate) const CARRIED_PER_TURN: usize = 256;
@@ -149,6 +150,8 @@ pub struct Shard<N: Net> {
     /// Since when goodbyes wait for messages to be delivered.
     pub(crate) goodbyes_due_since: Option<u32>,
     pub(crate) eviction: Option<Eviction>,
+    /// Users that are told to go.
+    pub(crate) leaving: Leaving,
     pub(crate) paced: Paced,
     pub(crate) notices: Notices,
     /// Somebody may wait at the listener.
@@ -213,6 +216,7 @@ impl<N: Net> Shard<N> {
             goodbyes_left: false,
             goodbyes_due_since: None,
             eviction: None,
+            leaving: Leaving::default(),
             paced: Paced::new(parts.now),
             notices: Notices::default(),
             accepting: true,
@@ -260,6 +264,7 @@ impl<N: Net> Shard<N> {
         self.place();
         self.drain_slice();
         self.evict_slice();
+        self.close_users();
         self.flush_dirty();
         self.serve_lanes();
         self.report();
@@ -315,6 +320,7 @@ impl<N: Net> Shard<N> {
             || !self.inbox.is_empty()
             || self.goodbyes_left
             || self.eviction.is_some()
+            || !self.leaving.is_empty()
             || self.paced.has_due()
         {
             Next::Now

@@ -156,6 +156,13 @@ pub enum Refusal {
     Proxy,
     /// 403: the route does not allow this `Origin`.
     Origin,
+    /// An app server does not let it in, with a status of its own.
+    Unauthorized,
+    /// 503: no app server decided whether it may come in.
+    Authorizer {
+        /// Seconds for `Retry-After`.
+        retry_after_s: u32,
+    },
     /// 408: the head did not arrive in time.
     Timeout,
     /// 503: this node is full.
@@ -177,7 +184,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal (without delays), so that metrics can be registered before the first one happens.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::BadHead,
         Self::HeadTooLarge,
         Self::TooManyHeaders,
@@ -191,6 +198,8 @@ impl Refusal {
         Self::NotFound,
         Self::Proxy,
         Self::Origin,
+        Self::Unauthorized,
+        Self::Authorizer { retry_after_s: 0 },
         Self::Timeout,
         Self::Busy { retry_after_s: 0 },
         Self::TooMany { retry_after_s: 0 },
@@ -202,14 +211,14 @@ impl Refusal {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadHead | Self::Host | Self::Key | Self::Body | Self::Proxy => 400,
-            Self::Origin => 403,
+            Self::Origin | Self::Unauthorized => 403,
             Self::NotFound => 404,
             Self::Method => 405,
             Self::Timeout => 408,
             Self::NotUpgrade | Self::Version => 426,
             Self::TooMany { .. } => 429,
             Self::HeadTooLarge | Self::TooManyHeaders => 431,
-            Self::Busy { .. } | Self::ShuttingDown { .. } => 503,
+            Self::Busy { .. } | Self::Authorizer { .. } | Self::ShuttingDown { .. } => 503,
             Self::HttpVersion => 505,
         }
     }
@@ -231,6 +240,8 @@ impl Refusal {
             Self::NotFound => "not_found",
             Self::Proxy => "proxy_protocol",
             Self::Origin => "origin",
+            Self::Unauthorized => "unauthorized",
+            Self::Authorizer { .. } => "authorizer",
             Self::Timeout => "timeout",
             Self::Busy { .. } => "busy",
             Self::TooMany { .. } => "too_many",
@@ -259,6 +270,8 @@ impl Refusal {
                 "Send a PROXY header exactly if you are a proxy: see proxy_protocol and trust in the configuration."
             }
             Self::Origin => "Add this page's origin to the route's list of allowed origins.",
+            Self::Unauthorized => "Show who you are: the app does not let this request in.",
+            Self::Authorizer { .. } => "Try again later: nobody could say whether this request may come in.",
             Self::Timeout => "Send the whole request head at once.",
             Self::Busy { .. } => "Try again later: this node has no room for more connections.",
             Self::TooMany { .. } => "Try again later and more slowly: this address is over its limit.",
@@ -272,6 +285,7 @@ impl Refusal {
         match self {
             Self::Busy { retry_after_s }
             | Self::TooMany { retry_after_s }
+            | Self::Authorizer { retry_after_s }
             | Self::ShuttingDown { retry_after_s } => Some(retry_after_s),
             _ => None,
         }

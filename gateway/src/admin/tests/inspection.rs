@@ -1,9 +1,13 @@
 //! Tests of the calls that answer questions about the past and about the largest.
 #![allow(clippy::unwrap_used)]
 
-use bridge::{EndReason, Ending};
+use bridge::{EndReason, Ending, Principal, User};
 
 use super::*;
+
+fn alice() -> User {
+    User::parse("alice@a").unwrap()
+}
 
 #[tokio::test]
 async fn endings_are_found_by_whose_they_were_and_why() {
@@ -14,7 +18,8 @@ async fn endings_are_found_by_whose_they_were_and_why() {
             address: Address { shard: 1, slot, generation: 1 },
             peer: peer.parse().unwrap(),
             route: 0,
-            principal: None,
+            principal: (slot < 4)
+                .then(|| Arc::new(Principal { user: Some(alice()), ..Principal::default() })),
             reason: if slot % 2 == 0 { EndReason::ClientClose } else { EndReason::SlowConsumer },
             age_ticks: 5,
             traffic: Traffic { messages_in: 1, messages_out: 2, bytes_in: 3, bytes_out: 4 },
@@ -37,7 +42,9 @@ async fn endings_are_found_by_whose_they_were_and_why() {
         ("peer=192.0.0.0/16&reason=slow_consumer", 4),
         ("route=rooms&since=8000", 2),
         ("since=1h", 0),
-        ("user=alice", 0),
+        ("user=alice%40a", 4),
+        ("user=alice%40a&reason=client_close", 2),
+        ("user=bob", 0),
     ] {
         let (status, body) = ask(&endpoint, &format!("GET /v1/endings?{query}"), "").await;
         assert_eq!((status, body["endings"].as_array().unwrap().len()), (200, count), "{query}");

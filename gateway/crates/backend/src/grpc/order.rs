@@ -131,6 +131,10 @@ impl From<NotDone> for Refusal {
             NotDone::Full => {
                 Self::new(Status::ResourceExhausted, "the connection has as many channels as it may")
             }
+            NotDone::Reserved => Self::new(
+                Status::InvalidArgument,
+                "channels of users are joined by being authorised, and never left",
+            ),
         }
     }
 }

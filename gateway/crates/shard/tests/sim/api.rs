@@ -171,7 +171,12 @@ impl World {
     }
 
     fn close_or_look(&mut self, number: usize, whom: Address, shard: usize) {
-        match self.rng.u8(..5) {
+        match self.rng.u8(..7) {
+            5 => self.close_some_user(shard),
+            6 => {
+                let state = bridge::message::Bytes::from(vec![1; self.rng.usize(..20)]);
+                self.command(shard, Command::SetState { whom, state, by: None, reply: None });
+            }
             0 => {
                 let code = 4000 + self.rng.u16(..100);
                 let reason = "goodbye ".repeat(self.rng.usize(..30)).into();

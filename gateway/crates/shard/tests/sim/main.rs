@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod authorize;
 mod bad_input;
 mod blocks;
 mod client;

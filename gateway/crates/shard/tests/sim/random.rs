@@ -10,9 +10,11 @@ use shard::limit::Network;
 use shard::rules::Segment;
 use tokio::sync::oneshot;
 
+use crate::authorize::{guarded_request, is_guarded};
 use crate::client::{Stage, request};
 use crate::frames::{self, BINARY, CONTINUATION, TEXT};
 use crate::script::{Knock, Stream};
+use crate::upstream::tells_app;
 use crate::weather::{ROOM_MESSAGE_BYTES, ROOMS, Weather};
 use crate::world::{SHARDS, World};
 
@@ -119,12 +121,14 @@ impl Run {
         let shard = self.rng.usize(..SHARDS);
         let capacity = [40, 300, 5000, 200_000][self.rng.usize(..4)];
         let kinds = ["/room/", "/room/", "/quiet/", "/say/", "/hear/"];
-        let path = match self.rng.usize(..7) {
+        let path = match self.rng.usize(..9) {
+            7 => format!("/door/{}", ROOMS[self.rng.usize(..ROOMS.len())]),
+            8 => format!("/member/{}", self.rng.u8(..)),
             5 => "/echo".to_string(),
             6 => format!("/app/{}", self.rng.u8(..)),
             kind => format!("{}{}", kinds[kind], ROOMS[self.rng.usize(..ROOMS.len())]),
         };
-        let (mut bytes, mut pace, mut refusals) = (request(&path).into_bytes(), usize::MAX, vec![]);
+        let (mut bytes, mut pace, mut refusals) = (self.request(&path), usize::MAX, vec![]);
         match self.rng.u8(..20) {
             0 => (bytes, refusals) = (b"GET nonsense\r\n\r\n".to_vec(), vec![400]),
             1 => (bytes, refusals) = (request("/nowhere").into_bytes(), vec![404]),
@@ -153,6 +157,11 @@ impl Run {
             self.world.note(|| format!("client {number} is eager"));
             self.speak(number);
         }
+    }
+
+    fn request(&self, path: &str) -> Vec<u8> {
+        let number = self.world.clients.len();
+        if is_guarded(path) { guarded_request(path, number) } else { request(path) }.into_bytes()
     }
 
     fn client_does(&mut self) {
@@ -303,7 +312,8 @@ impl Run {
         let shard = self.rng.usize(..SHARDS);
         let node = &mut self.world.nodes[shard];
         let mut host = node.host.borrow_mut();
-        match self.rng.u8(..8) {
+        match self.rng.u8(..9) {
+            8 => self.world.judge.away = self.rng.u8(..3) == 0,
             6 => self.world.app.away = self.rng.u8(..3) == 0,
             0 => host.exhausted = true,
             1 => host.exhausted = false,
@@ -325,9 +335,10 @@ impl Run {
         for client in &mut self.world.clients {
             client.reading = true;
         }
-        self.world.app.away = false;
+        (self.world.app.away, self.world.judge.away) = (false, false);
         for _ in 0..120 {
             self.world.settle(usize::MAX);
+            self.world.judge(usize::MAX);
             (0..SHARDS).for_each(|shard| self.world.take_batches(shard));
             self.world.live(1);
         }
@@ -337,7 +348,8 @@ impl Run {
             let ended = client.id.is_some_and(|id| self.world.endings.contains_key(&id));
             // Its time may have been up just now.
             let life = self.world.weather.life(&client.path);
-            let leaves = client.close.is_some() && (life.idle_ticks.is_some() || life.age_ticks.is_some());
+            let is_mortal = life.idle_ticks.is_some() || life.age_ticks.is_some();
+            let leaves = client.close.is_some() && (is_mortal || self.world.judge.expires(client.number));
             if client.stage == Stage::Open && !ended && !leaves {
                 self.check(client.number);
             } else if !ended && !leaves {
@@ -360,7 +372,7 @@ impl Run {
         assert_eq!(client.stream, Stream::Open);
         assert_eq!(client.tcp.unread(), 0, "bytes of client {number} lie in its socket");
         assert!(client.drops || client.pings_open() == 0, "pings of client {number} were not answered");
-        if client.path.starts_with("/app/") && !self.world.weather.drops {
+        if tells_app(&client.path) && !self.world.weather.drops {
             let (said, id) = (self.world.model.lines(self.world.voices[number]), client.id.unwrap());
             assert_eq!(self.world.app.messages_of(id), said, "messages of client {number} were not told");
         }

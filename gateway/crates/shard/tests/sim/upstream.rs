@@ -37,6 +37,11 @@ pub(crate) struct App {
     pub(crate) messages: usize,
 }
 
+/// Whether app servers are told what clients on this path do.
+pub(crate) fn tells_app(path: &str) -> bool {
+    path.starts_with("/app/") || path.starts_with("/member/")
+}
+
 impl App {
     /// Takes an event. A message comes back: the speaker's stream, its line, and what was said.
     pub(crate) fn told(
@@ -153,6 +158,8 @@ impl World {
     /// An event for app servers.
     pub(crate) fn tell_app(&mut self, inbound: Inbound) {
         let address = inbound.address;
+        let user = inbound.principal.as_ref().and_then(|principal| principal.user.as_ref());
+        assert_eq!(user, self.judge.user_of(address), "{address:?} is told as of another user");
         let told = self.app.told(inbound, &self.weather.upstreams);
         let outcome = told.and_then(|message| {
             let Some((opcode, payload)) = message else { return Ok(()) };

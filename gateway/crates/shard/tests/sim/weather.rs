@@ -4,7 +4,7 @@ use bridge::{Quota, Upstream};
 use fastrand::Rng;
 use shard::limit::rules::{Action, ConnectionLimit, LimitRules, PeerLimits, PeerRules, Refuse};
 use shard::limit::{GateSizes, Network, Networks, Rate};
-use shard::rules::{Inbound, Life, OnBusLoss, Piece, Route, Segment, SlowConsumer, Template};
+use shard::rules::{Authorizer, Inbound, Life, OnBusLoss, Piece, Route, Segment, SlowConsumer, Template};
 use shard::trust::Trust;
 use shard::{Rules, Sizes};
 use store::QueueLimit;
@@ -55,6 +55,10 @@ pub(crate) const LIFE: Life =
 pub(crate) const GENEROUS: Quota =
     Quota { partitions: 4, events: 1000, bytes: 1 << 20, connection_events: 32, patience_ticks: 600 };
 
+fn guard() -> Option<Authorizer> {
+    Some(Authorizer { upstream: Upstream(0), headers: ["cookie".into()].into() })
+}
+
 fn room() -> Template {
     Template(vec![Piece::Literal("room.".into()), Piece::Variable(0)])
 }
@@ -70,6 +74,7 @@ fn route(path: &[&str], subscribes: bool, inbound: Inbound, limits: Limits) -> R
         subscribe: if subscribes { vec![room()] } else { Vec::new() },
         exclude_self: path[0] == "quiet",
         inbound,
+        authorize: None,
         origins: Vec::new(),
         protocols: Vec::new(),
         limits,
@@ -80,7 +85,8 @@ fn route(path: &[&str], subscribes: bool, inbound: Inbound, limits: Limits) -> R
     }
 }
 
-/// `/room/*` talks and listens, `/quiet/*` does not hear itself, `/say/*` only talks, `/hear/*` only listens.
+/// `/room/*` talks and listens, `/quiet/*` does not hear itself, `/say/*` only talks, `/hear/*` only listens, `/door/*` is
+/// a room that one has to be let into, `/app/*` tells app servers, `/member/*` does when one was let in.
 pub(crate) fn rules() -> Rules {
     let small =
         Limits { message_bytes: ROOM_MESSAGE_BYTES, frame_bytes: ROOM_MESSAGE_BYTES / 2, fragments: 6 };
@@ -93,6 +99,11 @@ pub(crate) fn rules() -> Rules {
             route(&["hear", "*"], true, Inbound::Ignore, small),
             route(&["echo"], false, Inbound::Echo, large),
             route(&["app", "*"], false, Inbound::Upstream(Upstream(0)), small),
+            Route { authorize: guard(), ..route(&["door", "*"], true, Inbound::Publish(room()), small) },
+            Route {
+                authorize: guard(),
+                ..route(&["member", "*"], false, Inbound::Upstream(Upstream(0)), small)
+            },
         ],
         handshake_ticks: 30,
         close_ticks: 20,
@@ -107,13 +118,13 @@ pub(crate) fn rules() -> Rules {
 
 /// The channel that messages of clients on this path go to.
 pub(crate) fn publishes_to(path: &str) -> Option<String> {
-    let talks = ["/room/", "/quiet/", "/say/"];
+    let talks = ["/room/", "/quiet/", "/say/", "/door/"];
     talks.iter().find_map(|start| path.strip_prefix(start)).map(|room| format!("room.{room}"))
 }
 
 /// The channel that clients on this path are in from the start.
 pub(crate) fn subscribed_by(path: &str) -> Option<String> {
-    let listens = ["/room/", "/quiet/", "/hear/"];
+    let listens = ["/room/", "/quiet/", "/hear/", "/door/"];
     listens.iter().find_map(|start| path.strip_prefix(start)).map(|room| format!("room.{room}"))
 }
 

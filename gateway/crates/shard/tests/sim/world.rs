@@ -22,12 +22,13 @@ use shard::{Identity, Next, Parts, Shard};
 use tokio::sync::mpsc;
 
 use crate::api::Orders;
+use crate::authorize::{Judge, is_guarded};
 use crate::client::{Client, Stage, request};
 use crate::frames::{self, BINARY, Said};
 use crate::model::{Model, Place};
 use crate::proxied::NOBODY;
 use crate::script::{Host, Knock, ScriptNet};
-use crate::upstream::App;
+use crate::upstream::{App, tells_app};
 use crate::weather::{Weather, publishes_to};
 
 pub(crate) const SHARDS: usize = 2;
@@ -72,6 +73,7 @@ pub(crate) struct World {
     pub(crate) voices: Vec<usize>,
     pub(crate) endings: HashMap<Address, Ending>,
     pub(crate) app: App,
+    pub(crate) judge: Judge,
     /// What the log was told of limits.
     pub(crate) limited: Vec<Limited>,
     /// Networks that are or were blocked.
@@ -141,6 +143,7 @@ impl World {
             voices: Vec::new(),
             endings: HashMap::new(),
             app: App::default(),
+            judge: Judge::default(),
             limited: Vec::new(),
             blocked: Vec::new(),
             draining: false,
@@ -268,11 +271,17 @@ impl World {
     /// Holds what a client has just heard against the model.
     pub(crate) fn take_in(&mut self, number: usize) {
         let client = &mut self.clients[number];
-        if client.stage == Stage::Open
-            && let Some(channel) = crate::weather::subscribed_by(&client.path)
-            && !self.model.knows(number)
-        {
-            self.model.joined(number, &channel);
+        if client.stage == Stage::Open && !self.model.knows(number) {
+            let allowed = self.judge.allowed(number);
+            // Who is over a limit may be let in to be told so, and hears nothing else.
+            let is_in = allowed.is_some() || !is_guarded(&client.path) || self.weather.is_strict;
+            assert!(is_in, "client {number} is in, and nobody let it in");
+            if let Some(channel) = crate::weather::subscribed_by(&client.path) {
+                self.model.joined(number, &channel);
+            }
+            for granted in allowed.into_iter().flat_map(|allowed| &allowed.channels) {
+                self.model.joined(number, granted.as_str());
+            }
         }
         // Whoever reads slowly on a route where messages give way may miss some; what it hears is in order all the same.
         let gives_way = self.weather.policy(&client.path) != SlowConsumer::Close;
@@ -293,15 +302,16 @@ impl World {
             // A head of which the rest arrives just after the last look is late, and one cut off by a FIN may be.
             let late = status == 408 && (weather.stutters || facts.hung_up);
             let limited = status == 429 && limits;
-            let earned = facts.refusals.contains(&status) || status == 503 || late || limited;
+            let decided = self.judge.refused(number, status);
+            let earned = facts.refusals.contains(&status) || status == 503 || late || limited || decided;
             assert!(earned, "client {number} was refused with {status}, for {:?}", facts.refusals);
         }
         if let Some(code) = client.close {
             let fine = match code {
                 None => false,
-                Some(1013) => facts.stopped_reading || weather.is_tight || client.path.starts_with("/app/"),
+                Some(1013) => facts.stopped_reading || weather.is_tight || tells_app(&client.path),
                 Some(1001) if self.draining || self.shedding => true,
-                Some(1008) => limits,
+                Some(1008) => limits || self.judge.expires(number),
                 Some(1000) if weather.life(&client.path).idle_ticks.is_some() => true,
                 Some(1001) if weather.life(&client.path).age_ticks.is_some() => true,
                 Some(code) => {
@@ -349,6 +359,10 @@ impl World {
             let most = self.rng.usize(1..6);
             self.settle(most);
         }
+        if !self.judge.away {
+            let most = self.rng.usize(..3);
+            self.judge(most);
+        }
         if let Err(wrong) = self.nodes[number].shard.audit() {
             panic!("shard {number}: {wrong}");
         }
@@ -366,7 +380,11 @@ impl World {
                     Event::Ended(ending) => self.ended(ending),
                     Event::Limited(limited) => self.limited.push(limited),
                     Event::Inbound(inbound) => self.tell_app(inbound),
-                    Event::Authorize(_) => unreachable!("no route asks anybody"),
+                    Event::Authorize(question) => {
+                        if let Err(wrong) = self.judge.asked(*question) {
+                            panic!("{wrong}");
+                        }
+                    }
                 }
             }
         }
@@ -399,11 +417,14 @@ impl World {
                 EndReason::ApiClose => !facts.api_codes.is_empty(),
                 EndReason::GoingAway => self.draining,
                 EndReason::Shed => self.shedding,
-                EndReason::Upstream => client.path.starts_with("/app/"),
-                EndReason::Expired | EndReason::Internal => false,
+                EndReason::Upstream => tells_app(&client.path),
+                EndReason::Expired => self.judge.expires(client.number),
+                EndReason::Internal => false,
             };
             assert!(fine, "{ending:?} at {}: {client:?}", self.now);
             assert_eq!(ending.peer, client.peer);
+            let user = ending.principal.as_ref().and_then(|principal| principal.user.as_ref());
+            assert_eq!(user, self.judge.user_of(ending.address), "client {}", client.number);
         }
         let twice = self.endings.insert(ending.address, ending);
         assert!(twice.is_none(), "ended twice: {twice:?}");

@@ -33,10 +33,27 @@ pub fn push_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
     out.extend_from_slice(body.as_bytes());
 }
 
+/// Appends the answer of an app server that does not let a request in: its status, its reason as text, and when to come
+/// again. `reason` holds printable ASCII.
+pub fn push_refused(out: &mut Vec<u8>, status: u16, retry_after_s: Option<u32>, reason: &str) {
+    debug_assert!((400..600).contains(&status) && reason.is_ascii(), "{status} {reason}");
+    let title = title(status);
+    let length = reason.len();
+    let head =
+        format!("HTTP/1.1 {status} {title}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n");
+    out.extend_from_slice(head.as_bytes());
+    if let Some(seconds) = retry_after_s {
+        out.extend_from_slice(format!("Retry-After: {seconds}\r\n").as_bytes());
+    }
+    out.extend_from_slice(b"Connection: close\r\n\r\n");
+    out.extend_from_slice(reason.as_bytes());
+}
+
 /// The phrase of a status (RFC 9110 section 15, RFC 6585).
 const fn title(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
@@ -45,6 +62,7 @@ const fn title(status: u16) -> &'static str {
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         505 => "HTTP Version Not Supported",
+        402..500 => "Refused",
         _ => "Service Unavailable",
     }
 }
@@ -54,6 +72,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn the_words_of_an_app_server_are_the_body() {
+        let mut out = Vec::new();
+        push_refused(&mut out, 418, Some(7), "no tea");
+        let text = String::from_utf8(out).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert_eq!(body, "no tea");
+        assert!(
+            head.starts_with("HTTP/1.1 418 Refused\r\n") && head.contains("\r\nContent-Length: 6\r\n"),
+            "{head}"
+        );
+        assert!(head.contains("\r\nRetry-After: 7\r\n") && head.ends_with("Connection: close"), "{head}");
+    }
 
     #[test]
     fn every_refusal_is_a_whole_response_of_its_status() {

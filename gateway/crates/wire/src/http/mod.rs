@@ -9,6 +9,6 @@ pub mod answer;
 pub mod forwarded;
 pub mod head;
 
-pub use answer::push_refusal;
+pub use answer::{push_refusal, push_refused};
 pub use forwarded::{ForwardedBy, HOPS_MAX};
 pub use head::{BadHead, Fields, HEADERS_MAX, Head, is_complete};
