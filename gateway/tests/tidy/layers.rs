@@ -36,6 +36,8 @@ const LAYERS: [Layer; 9] = [
         ours: &["bridge"],
         theirs: &[
             "bytes",
+            // Jitter between two attempts.
+            "fastrand",
             // Protobuf messages, gRPC, and the compiler of .proto files, which runs in the build only.
             "prost",
             "protox",
@@ -43,6 +45,8 @@ const LAYERS: [Layer; 9] = [
             "tonic",
             "tonic-prost",
             "tonic-prost-build",
+            // What streams go through is told as it happens.
+            "tracing",
         ],
     },
     Layer {

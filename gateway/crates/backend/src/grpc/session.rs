@@ -36,7 +36,7 @@ use pinning::Partition;
 use repeats::Repeats;
 use window::Window;
 
-/// Orders of one stream that want a result and have none yet. Whoever runs the session reads no more of a stream at it.
+/// Orders of one stream that want a result and were not told it: whoever runs the session reads no more of a stream at it.
 pub const RESULTS_MAX: u32 = 1024;
 /// Most ranges in one acknowledgement; more are nonsense.
 pub const RANGES_MAX: usize = 1024;
@@ -73,7 +73,7 @@ pub struct Sizes {
 pub struct StreamId(pub u64);
 
 /// The next thing to say on a stream.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Told<'a> {
     /// The first of all.
     Hello,
@@ -370,12 +370,6 @@ impl Session {
         self.streams.get(&id).is_some_and(|stream| {
             !stream.says.is_empty() || (!stream.ready.is_empty() && self.has_window(stream))
         })
-    }
-
-    /// Whether so many orders of a stream want results that no more of it should be read.
-    #[must_use]
-    pub fn is_owed_much(&self, id: StreamId) -> bool {
-        self.streams.get(&id).is_some_and(|stream| stream.owed >= RESULTS_MAX)
     }
 
     /// Events that are neither acknowledged nor given up.
