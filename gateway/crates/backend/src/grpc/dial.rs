@@ -211,7 +211,7 @@ pub(super) async fn dial(
     }
 }
 
-async fn resolve(calls: &Calls, server: &Server) -> Result<Vec<SocketAddr>, String> {
+pub(super) async fn resolve(calls: &Calls, server: &Server) -> Result<Vec<SocketAddr>, String> {
     let looked_up = tokio::net::lookup_host((server.host.as_str(), server.port));
     match tokio::time::timeout(calls.connect_timeout, looked_up).await {
         Ok(Ok(addresses)) => {

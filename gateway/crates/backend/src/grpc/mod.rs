@@ -1,6 +1,7 @@
 //! gRPC backends: the session protocol as a state machine, and what it speaks of. Owns `gateway.v1.Backend` as a client;
 //! refuses to know shards beyond the commands and events of `bridge`.
 
+pub mod authorize;
 pub mod client;
 pub mod dial;
 mod health;
@@ -11,6 +12,7 @@ mod slot;
 pub mod stats;
 pub mod translate;
 
+pub use authorize::{AuthorizeStats, Authorizer, Outcome};
 pub use client::{Parts, run};
 pub use dial::{Calls, Server, TlsTexts};
 pub use order::{Order, Refusal, Status};
