@@ -41,6 +41,8 @@ const LAYERS: [Layer; 9] = [
             // Protobuf messages, gRPC, and the compiler of .proto files, which runs in the build only.
             "prost",
             "protox",
+            "redis",
+            "rustls",
             "tokio",
             "tonic",
             "tonic-prost",

@@ -1,3 +1,182 @@
-//! The Redis bus.
+//! The Redis bus: publish/subscribe for messages to channels and to connections, streams for what clients do.
+//!
+//! Publish/subscribe is at most once: what is published while a node is cut off, it does not hear. Streams are at least
+//! once. Three connections: one listens, one publishes, one writes streams, so that none waits for another. One server
+//! (or whatever its name leads to); neither cluster nor sentinel. Built by the binary from a [`Joint`].
 
+mod deliver;
+mod entry;
 pub mod envelope;
+mod health;
+mod inbound;
+mod keys;
+mod link;
+mod listen;
+mod orders;
+mod publish;
+mod streams;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bridge::{Channel, Message};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use self::entry::Writer;
+use self::health::Health;
+use self::keys::Keys;
+use self::link::Link;
+use self::publish::Forward;
+use self::streams::{Bounds, Streams};
+use crate::bus::{Bus, BusFuture, BusState, PublishError};
+use crate::bus_stats::BusStats;
+use crate::joint::Joint;
+
+pub use self::link::{Server, Tls};
+
+/// Events and payload bytes of one batch into streams.
+const BATCH_EVENTS: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+/// When the program ends, its tasks have so long to hand over what they have.
+const STOP_PATIENCE: Duration = Duration::from_secs(6);
+
+/// Entries of a stream, when nothing else is said.
+pub const STREAM_ENTRIES: u64 = 10_000;
+
+/// The Redis bus.
+pub struct RedisBus {
+    health: Arc<Health>,
+    stats: Arc<BusStats>,
+    forwards: mpsc::Sender<Forward>,
+    stop: watch::Sender<bool>,
+    tasks: Mutex<Tasks>,
+}
+
+struct Tasks {
+    /// End by themselves once there is nothing more to do.
+    finishing: Vec<JoinHandle<()>>,
+    /// Never end.
+    endless: Vec<JoinHandle<()>>,
+}
+
+impl RedisBus {
+    /// Starts it on the current runtime; it connects by and by. `stream_entries` bounds each stream.
+    ///
+    /// # Errors
+    /// Says, for people, what is wrong with the settings. A server that is away is no error.
+    pub fn start(joint: Joint, server: Server, stream_entries: u64) -> Result<Arc<Self>, String> {
+        let link = Link::new(server);
+        link.client()?;
+        let Joint { node, switchboard, beyond, interests, outgoing, incoming, feed, settler, routes, stats } =
+            joint;
+        let keys = Keys::new(&node.prefix, &node.name);
+        let health = Arc::new(Health::new(beyond, Arc::clone(&stats)));
+        let writer = Writer { node: node.name.clone(), epoch: node.epoch };
+        let (received, queue) = deliver::queue(&stats);
+        let (forwards, forwarded) = mpsc::channel(publish::FORWARDS_MAX);
+        let (stop, stopped) = watch::channel(false);
+
+        let listener = listen::Listener {
+            link: link.clone(),
+            keys: keys.clone(),
+            switchboard: Arc::clone(&switchboard),
+            interests,
+            health: Arc::clone(&health),
+            stats: Arc::clone(&stats),
+            received,
+        };
+        let deliverer = deliver::Deliverer {
+            keys: keys.clone(),
+            node: node.name,
+            epoch: node.epoch,
+            incoming,
+            stats: Arc::clone(&stats),
+        };
+        let publishing = publish::PublishTask {
+            link: link.clone(),
+            keys: keys.clone(),
+            writer: writer.clone(),
+            outgoing,
+            forwards: forwarded,
+            health: Arc::clone(&health),
+            stats: Arc::clone(&stats),
+            stop: stopped,
+        };
+        let inbound = inbound::InboundTask {
+            link,
+            keys,
+            writer,
+            streams: Streams::new(Bounds {
+                stream_entries,
+                batch_events: BATCH_EVENTS,
+                batch_bytes: BATCH_BYTES,
+            }),
+            feed,
+            settler,
+            switchboard,
+            routes,
+            health: Arc::clone(&health),
+            stats: Arc::clone(&stats),
+        };
+        let tasks = Mutex::new(Tasks {
+            finishing: vec![tokio::spawn(publishing.run()), tokio::spawn(inbound.run())],
+            endless: vec![tokio::spawn(listener.run()), tokio::spawn(deliverer.run(queue))],
+        });
+        Ok(Arc::new(Self { health, stats, forwards, stop, tasks }))
+    }
+
+    /// Why it is away, for people; `None` when it is not.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.health.problem()
+    }
+}
+
+impl Bus for RedisBus {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn state(&self) -> BusState {
+        self.health.state()
+    }
+
+    fn forward<'a>(
+        &'a self,
+        channel: &'a Channel,
+        message: &'a Message,
+    ) -> BusFuture<'a, Result<(), PublishError>> {
+        Box::pin(async move {
+            let (done, is_done) = oneshot::channel();
+            let forward = Forward { channel: channel.clone(), message: message.clone(), done };
+            let is_sent = self.state() == BusState::Up
+                && self.forwards.send(forward).await.is_ok()
+                && is_done.await.unwrap_or(false);
+            if is_sent { Ok(()) } else { Err(PublishError::Away) }
+        })
+    }
+
+    fn stats(&self) -> Option<&BusStats> {
+        Some(&self.stats)
+    }
+
+    fn stop(&self) -> BusFuture<'_, ()> {
+        Box::pin(async move {
+            let _ = self.stop.send(true);
+            let (finishing, endless) = {
+                let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                (std::mem::take(&mut tasks.finishing), std::mem::take(&mut tasks.endless))
+            };
+            let aborts: Vec<_> = finishing.iter().map(JoinHandle::abort_handle).collect();
+            let all = async {
+                for task in finishing {
+                    let _ = task.await;
+                }
+            };
+            let _ = tokio::time::timeout(STOP_PATIENCE, all).await;
+            aborts.iter().for_each(tokio::task::AbortHandle::abort);
+            endless.iter().for_each(JoinHandle::abort);
+        })
+    }
+}

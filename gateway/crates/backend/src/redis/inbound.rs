@@ -1,0 +1,269 @@
+//! The connection that writes streams: does what [`super::streams`] says, and settles what Redis has.
+//!
+//! Whatever happens to the connection, the feed is read on: the pump must not wait. What waits meanwhile is bounded by
+//! the shards' quota. A route that does not want to wait while the bus is away says so; its events are given up then.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bridge::inbound::Occurrence;
+use bridge::{Command, Inbound, Switchboard};
+use redis::RedisResult;
+use tokio::time::Instant;
+
+use super::entry::Writer;
+use super::health::{Health, Part};
+use super::keys::Keys;
+use super::link::{Backoff, Connected, Link, PING_INTERVAL, Problem, is_loss};
+use super::orders;
+use super::streams::{Added, Group, Step, StreamKey, Streams};
+use crate::bus_stats::BusStats;
+use crate::joint::{OnLoss, RouteOnBus, Routes};
+use crate::upstream::{Feed, Settler};
+
+/// What shards could not be told they are told so much later.
+const SETTLE_RETRY: Duration = Duration::from_millis(5);
+/// When the program ends, so long is waited for what is not in a stream yet.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+/// Close code for whom the bus is missing: try again later.
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// What it works with.
+pub(crate) struct InboundTask {
+    pub(crate) link: Link,
+    pub(crate) keys: Keys,
+    pub(crate) writer: Writer,
+    pub(crate) streams: Streams,
+    pub(crate) feed: Feed,
+    pub(crate) settler: Settler,
+    pub(crate) switchboard: Arc<Switchboard>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) stats: Arc<BusStats>,
+}
+
+/// How what was under way ended.
+enum Outcome {
+    Connected(Result<Connected, Problem>),
+    Added(RedisResult<Vec<Added>>),
+    Surveyed(StreamKey, RedisResult<(u64, Vec<Group>)>),
+    Trimmed(StreamKey, RedisResult<u64>),
+    Ponged(RedisResult<()>),
+}
+
+type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// How things are between two pieces of work.
+struct Stage {
+    started: Instant,
+    connected: Option<Connected>,
+    backoff: Backoff,
+    /// Nothing was said since.
+    quiet_since: Instant,
+    routes: Arc<[RouteOnBus]>,
+}
+
+impl InboundTask {
+    /// Goes on until the feed ends and everything is in its stream, or a moment has passed since.
+    pub(crate) async fn run(mut self) {
+        let now = Instant::now();
+        let routes = self.routes.now();
+        let mut stage =
+            Stage { started: now, connected: None, backoff: Backoff::default(), quiet_since: now, routes };
+        let mut work: Option<Work> = Some(self.connect(Duration::ZERO));
+        let mut rest_until = now;
+        let (mut is_fed, mut end) = (true, now);
+        loop {
+            let is_told = self.settler.flush();
+            if !is_fed && is_told && self.streams.waiting() == 0 {
+                return;
+            }
+            if work.is_none() {
+                match self.next(&mut stage) {
+                    Next::Work(next) => work = Some(next),
+                    Next::Rest(until) => rest_until = until,
+                }
+            }
+            tokio::select! {
+                outcome = finished(&mut work) => {
+                    work = None;
+                    self.heard(outcome, &mut stage);
+                }
+                events = self.feed.recv(), if is_fed => match events {
+                    Some(events) => self.take(events, &mut stage),
+                    None => (is_fed, end) = (false, Instant::now() + LAST_EVENTS),
+                },
+                () = tokio::time::sleep_until(rest_until), if work.is_none() => {}
+                problem = ended(&stage.connected), if work.is_none() => self.lost(problem, &mut stage),
+                () = tokio::time::sleep(SETTLE_RETRY), if !is_told => {}
+                () = tokio::time::sleep_until(end), if !is_fed => return,
+            }
+        }
+    }
+
+    fn take(&mut self, events: Vec<Inbound>, stage: &mut Stage) {
+        stage.routes = self.routes.now();
+        let is_away = stage.connected.is_none();
+        for inbound in events {
+            let on_loss = on_loss(&stage.routes, inbound.route);
+            if is_away && on_loss != OnLoss::Pause {
+                self.give_up(&inbound, on_loss);
+            } else {
+                self.streams.push(inbound);
+            }
+        }
+    }
+
+    /// It is not waited for.
+    fn give_up(&mut self, inbound: &Inbound, on_loss: OnLoss) {
+        self.stats.inbound_left_out.add(1);
+        self.settler.settle(inbound.settled());
+        if on_loss == OnLoss::Close
+            && matches!(inbound.occurrence, Occurrence::Message { .. })
+            && let Some(mailbox) = self.switchboard.mailboxes().get(usize::from(inbound.address.shard))
+        {
+            let retry_ms = fastrand::u32(1..10_000);
+            let reason = format!(r#"{{"reason":"upstream","retry_ms":{retry_ms}}}"#).into();
+            // Without room it stays, and is closed for what it says next.
+            let _ = mailbox.send(Command::Close {
+                whom: inbound.address,
+                code: TRY_AGAIN_LATER,
+                reason,
+                by: None,
+                reply: None,
+            });
+        }
+    }
+
+    fn connect(&self, pause: Duration) -> Work {
+        let link = self.link.clone();
+        Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            Outcome::Connected(link.connect().await)
+        })
+    }
+
+    fn next(&mut self, stage: &mut Stage) -> Next {
+        let Some(connection) = stage.connected.as_ref().map(|connected| connected.connection.clone()) else {
+            return Next::Work(self.connect(stage.backoff.next()));
+        };
+        let now_ms = stage.started.elapsed().as_millis() as u64;
+        let work: Work = match self.streams.step(now_ms) {
+            Step::Add => {
+                let order = orders::Add::new(&self.keys, &self.writer, &stage.routes, &self.streams);
+                Box::pin(async move { Outcome::Added(order.run(connection).await) })
+            }
+            Step::Survey(key) => {
+                let stream = self.stream(&stage.routes, key);
+                Box::pin(async move { Outcome::Surveyed(key, orders::survey(connection, &stream).await) })
+            }
+            Step::Trim(key, before) => {
+                let stream = self.stream(&stage.routes, key);
+                Box::pin(
+                    async move { Outcome::Trimmed(key, orders::trim(connection, &stream, before).await) },
+                )
+            }
+            Step::Wait(until) => {
+                let ping_at = stage.quiet_since + PING_INTERVAL;
+                if Instant::now() < ping_at {
+                    let until = until.map(|ms| stage.started + Duration::from_millis(ms));
+                    return Next::Rest(until.map_or(ping_at, |until| until.min(ping_at)));
+                }
+                Box::pin(async move { Outcome::Ponged(orders::ping(connection).await) })
+            }
+        };
+        stage.quiet_since = Instant::now();
+        Next::Work(work)
+    }
+
+    fn stream(&self, routes: &[RouteOnBus], key: StreamKey) -> String {
+        orders::stream(&self.keys, routes, key)
+    }
+
+    fn heard(&mut self, outcome: Outcome, stage: &mut Stage) {
+        let now_ms = stage.started.elapsed().as_millis() as u64;
+        let loss = match outcome {
+            Outcome::Connected(Ok(connected)) => {
+                stage.connected = Some(connected);
+                stage.backoff.reset();
+                self.health.up(Part::Adding);
+                None
+            }
+            Outcome::Connected(Err(problem)) => Some(problem),
+            Outcome::Added(Ok(outcomes)) => {
+                let (streams, settler, stats) = (&mut self.streams, &mut self.settler, &self.stats);
+                streams.added(&outcomes, now_ms, |settled| {
+                    stats.inbound.add(u64::from(settled.events));
+                    settler.settle(settled);
+                });
+                None
+            }
+            Outcome::Added(Err(error)) => {
+                self.stats.inbound_retries.add(self.streams.events_under_way() as u64);
+                if is_loss(&error) {
+                    Some(error.to_string())
+                } else {
+                    let refused = vec![Added::Refused; self.streams.under_way().len()];
+                    self.streams.added(&refused, now_ms, |_| ());
+                    None
+                }
+            }
+            Outcome::Surveyed(key, Ok((length, groups))) => {
+                self.streams.surveyed(key, length, &groups, now_ms);
+                None
+            }
+            Outcome::Trimmed(key, Ok(length)) => {
+                self.streams.trimmed(key, length, now_ms);
+                None
+            }
+            Outcome::Surveyed(_, Err(error)) | Outcome::Trimmed(_, Err(error)) if is_loss(&error) => {
+                Some(error.to_string())
+            }
+            Outcome::Surveyed(key, Err(_)) | Outcome::Trimmed(key, Err(_)) => {
+                self.streams.hold(key, now_ms);
+                None
+            }
+            Outcome::Ponged(pong) => pong.err().map(|error| error.to_string()),
+        };
+        if let Some(problem) = loss {
+            self.lost(problem, stage);
+        }
+    }
+
+    fn lost(&mut self, problem: Problem, stage: &mut Stage) {
+        stage.connected = None;
+        self.health.lost(Part::Adding, problem);
+        self.streams.lost();
+        let routes = self.routes.now();
+        for inbound in self.streams.take_out(|route| on_loss(&routes, route) != OnLoss::Pause) {
+            self.give_up(&inbound, on_loss(&routes, inbound.route));
+        }
+    }
+}
+
+/// How the work ends; never without any.
+async fn finished(work: &mut Option<Work>) -> Outcome {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of the connection; never comes without one.
+async fn ended(connected: &Option<Connected>) -> Problem {
+    match connected {
+        Some(connected) => connected.end().await,
+        None => std::future::pending().await,
+    }
+}
+
+enum Next {
+    Work(Work),
+    Rest(Instant),
+}
+
+fn on_loss(routes: &[RouteOnBus], route: u16) -> OnLoss {
+    routes.get(usize::from(route)).map_or(OnLoss::Pause, |route| route.on_loss)
+}

@@ -1,0 +1,183 @@
+//! The connection that publishes: what clients of this node say to channels, and what the API does, in batches.
+//!
+//! At most once: a batch whose answer does not come is not sent again, because some of it may have been heard. What
+//! clients publish while the connection is away waits in its mailbox, which is bounded and then pauses them; what the API
+//! publishes is answered at once that the bus is away.
+
+use std::sync::Arc;
+
+use bridge::{Channel, Message, Publish};
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, Value};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::entry::Writer;
+use super::envelope;
+use super::health::{Health, Part};
+use super::keys::Keys;
+use super::link::{Backoff, Link, PING_INTERVAL, Problem, is_loss};
+use crate::bus_stats::BusStats;
+use crate::outgoing::Outgoing;
+
+/// Messages of one batch.
+const BATCH_MESSAGES: usize = 512;
+/// Its payload bytes; a larger message goes alone.
+const BATCH_BYTES: usize = 1 << 20;
+/// Publishes of the API that may wait.
+pub(crate) const FORWARDS_MAX: usize = 1_024;
+
+/// A publish of the API.
+pub(crate) struct Forward {
+    pub(crate) channel: Channel,
+    pub(crate) message: Message,
+    /// Whether Redis has it.
+    pub(crate) done: oneshot::Sender<bool>,
+}
+
+/// Publishes.
+pub(crate) struct PublishTask {
+    pub(crate) link: Link,
+    pub(crate) keys: Keys,
+    pub(crate) writer: Writer,
+    pub(crate) outgoing: Outgoing,
+    pub(crate) forwards: mpsc::Receiver<Forward>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) stats: Arc<BusStats>,
+    /// Becomes true when the program ends.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// One message of a batch, and who waits for it.
+struct Sent {
+    done: Option<oneshot::Sender<bool>>,
+}
+
+impl PublishTask {
+    /// Goes on until it is told to stop and nothing waits, or the bus is away then.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.session(&mut backoff).await {
+                Ok(()) => return,
+                Err(problem) => self.health.lost(Part::Publishing, problem),
+            }
+            if *self.stop.borrow() {
+                return;
+            }
+            let pause = tokio::time::sleep(backoff.next());
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    Some(forward) = self.forwards.recv() => {
+                        let _ = forward.done.send(false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One connection, from its making to its loss, or to the end.
+    async fn session(&mut self, backoff: &mut Backoff) -> Result<(), Problem> {
+        let connected = self.link.connect().await?;
+        let mut connection = connected.connection.clone();
+        backoff.reset();
+        self.health.up(Part::Publishing);
+        let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL);
+        loop {
+            let mut batch = Batch::new();
+            tokio::select! {
+                biased;
+                publish = self.outgoing.next() => self.add(&mut batch, &publish),
+                Some(forward) = self.forwards.recv() => self.add_forward(&mut batch, forward),
+                problem = connected.end() => return Err(problem),
+                _ = ping.tick() => {
+                    let pong = redis::cmd("PING").query_async::<Value>(&mut connection).await;
+                    pong.map_err(|error| error.to_string())?;
+                    continue;
+                }
+                () = async { let _ = self.stop.wait_for(|stop| *stop).await; } => return Ok(()),
+            }
+            self.fill(&mut batch);
+            self.send(&mut connection, batch).await?;
+        }
+    }
+
+    fn add(&self, batch: &mut Batch, publish: &Publish) {
+        batch.push(&self.keys, &self.writer, &publish.channel, &publish.message, None);
+    }
+
+    fn add_forward(&self, batch: &mut Batch, forward: Forward) {
+        let Forward { channel, message, done } = forward;
+        batch.push(&self.keys, &self.writer, &channel, &message, Some(done));
+    }
+
+    /// Takes what waits already, from both sides alike.
+    fn fill(&mut self, batch: &mut Batch) {
+        while batch.has_room() {
+            let before = batch.sent.len();
+            if let Some(publish) = self.outgoing.take() {
+                self.add(batch, &publish);
+            }
+            if let Ok(forward) = self.forwards.try_recv() {
+                self.add_forward(batch, forward);
+            }
+            if batch.sent.len() == before {
+                break;
+            }
+        }
+    }
+
+    async fn send(&self, connection: &mut MultiplexedConnection, batch: Batch) -> Result<(), Problem> {
+        let Batch { pipeline, sent, .. } = batch;
+        let answers = pipeline.query_async::<Vec<Value>>(connection).await;
+        let (answers, problem) = match answers {
+            Ok(answers) => (answers, None),
+            Err(error) if is_loss(&error) => (Vec::new(), Some(error.to_string())),
+            Err(_) => (Vec::new(), None),
+        };
+        let mut answers = answers.into_iter();
+        for Sent { done } in sent {
+            let is_sent = matches!(answers.next(), Some(Value::Int(_)));
+            let count = if is_sent { &self.stats.forwarded } else { &self.stats.left_out };
+            count.add(1);
+            if let Some(done) = done {
+                let _ = done.send(is_sent);
+            }
+        }
+        problem.map_or(Ok(()), Err)
+    }
+}
+
+struct Batch {
+    pipeline: Pipeline,
+    sent: Vec<Sent>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn new() -> Self {
+        let mut pipeline = redis::pipe();
+        // One that is refused, as by an access list, must not hide what became of the others.
+        pipeline.ignore_errors();
+        Self { pipeline, sent: Vec::new(), bytes: 0 }
+    }
+
+    const fn has_room(&self) -> bool {
+        self.sent.len() < BATCH_MESSAGES && self.bytes < BATCH_BYTES
+    }
+
+    fn push(
+        &mut self,
+        keys: &Keys,
+        writer: &Writer,
+        channel: &Channel,
+        message: &Message,
+        done: Option<oneshot::Sender<bool>>,
+    ) {
+        let payload = envelope::encode(Some((writer.node.as_str(), writer.epoch)), None, message);
+        self.bytes += payload.len();
+        self.pipeline.cmd("PUBLISH").arg(keys.channel(channel)).arg(payload);
+        self.sent.push(Sent { done });
+    }
+}

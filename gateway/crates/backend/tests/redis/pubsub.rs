@@ -1,0 +1,190 @@
+//! Publish/subscribe.
+
+use std::time::Duration;
+
+use backend::redis::{Server, Tls, envelope};
+use backend::{Bus as _, BusState};
+use bridge::message::Bytes;
+use bridge::{Channel, Epoch, Kind, Message};
+use redis::aio::MultiplexedConnection;
+use tokio::time::Instant;
+
+use crate::node::{Node, channel};
+use crate::server::Redis;
+
+async fn publish(redis: &mut MultiplexedConnection, name: &str, payload: &[u8]) -> u32 {
+    redis::cmd("PUBLISH").arg(name).arg(payload).query_async(redis).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_app_server_publishes_plain_text_and_everything_else_in_an_envelope() {
+    let server = Redis::start(&[]);
+    let mut redis = server.connection().await;
+    let mut node = Node::start("one", server.server());
+    node.switchboard.join(0, &channel("room"));
+    node.is_up().await;
+    assert_eq!(publish(&mut redis, "gateway:channel:room", "grüße".as_bytes()).await, 1);
+    let binary = Message::copy_from(Kind::Binary, b"\0\xff");
+    publish(&mut redis, "gateway:channel:room", &envelope::encode(None, None, &binary)).await;
+    node.until("both are heard", |node| node.heard.len() == 2).await;
+    assert_eq!(node.heard[0], (channel("room"), Kind::Text, Bytes::from_static("grüße".as_bytes())));
+    assert_eq!(node.heard[1], (channel("room"), Kind::Binary, Bytes::from_static(b"\0\xff")));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_counted_and_disturbs_nothing() {
+    let server = Redis::start(&[]);
+    let mut redis = server.connection().await;
+    let mut node = Node::start("one", server.server());
+    node.switchboard.join(0, &channel("room"));
+    node.is_up().await;
+    for garbage in [&b"\0"[..], b"\0garbage", b"\xff\xfe", b"\0\x22\x7f"] {
+        publish(&mut redis, "gateway:channel:room", garbage).await;
+        publish(&mut redis, "gateway:connection:one", garbage).await;
+    }
+    publish(&mut redis, "gateway:connection:one", b"to nobody").await;
+    let stale = "one-00000000-0-1-1".parse().unwrap();
+    let message = Message::copy_from(Kind::Text, b"late");
+    publish(&mut redis, "gateway:connection:one", &envelope::encode(None, Some(&stale), &message)).await;
+    // Our own copy, and one of an earlier life of this node, which is somebody else.
+    let own = envelope::encode(Some(("one", node.epoch)), None, &message);
+    publish(&mut redis, "gateway:channel:room", &own).await;
+    let earlier = envelope::encode(Some(("one", Epoch(!node.epoch.0))), None, &message);
+    publish(&mut redis, "gateway:channel:room", &earlier).await;
+    publish(&mut redis, "gateway:channel:room", b"ours").await;
+    node.until("what is ours is heard", |node| node.heard.len() == 2).await;
+    let stats = node.bus.stats().unwrap();
+    assert_eq!((stats.malformed.value(), stats.stale.value(), stats.own_copies.value()), (9, 1, 1));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_storm_of_joins_is_few_operations_and_comes_back_after_a_restart() {
+    const CHANNELS: u64 = 50_000;
+    let mut server = Redis::start(&[]);
+    let mut node = Node::start("one", server.server());
+    node.is_up().await;
+    let channels: Vec<Channel> = (0..CHANNELS).map(|number| channel(&format!("room.{number}"))).collect();
+    let started = Instant::now();
+    for channel in &channels {
+        node.switchboard.join(0, channel);
+    }
+    let has_all = |node: &mut Node| node.bus.stats().unwrap().subscriptions.value() == CHANNELS;
+    node.until("all are subscribed", has_all).await;
+    let took = started.elapsed();
+    let operations = node.bus.stats().unwrap().subscription_operations.value();
+    assert!(operations <= 2 * CHANNELS / 1000, "{operations}");
+
+    server.kill();
+    node.until("the loss is noticed", |node| node.bus.state() == BusState::Away).await;
+    let started = Instant::now();
+    server.restart();
+    node.is_up().await;
+    let back = started.elapsed();
+    assert!(has_all(&mut node), "up means subscribed");
+    assert!(back < Duration::from_secs(10), "{back:?}");
+    let mut redis = server.connection().await;
+    for number in [0, 777, CHANNELS - 1] {
+        let name = format!("gateway:channel:room.{number}");
+        assert_eq!(publish(&mut redis, &name, b"x").await, 1);
+    }
+    node.until("all are heard", |node| node.heard.len() == 3).await;
+    println!("{CHANNELS} channels: subscribed in {took:?} by {operations} operations, back in {back:?}");
+    for channel in &channels {
+        node.switchboard.leave(0, channel);
+    }
+    node.until("all are ended", |node| node.bus.stats().unwrap().subscriptions.value() == 0).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn who_joins_while_the_server_is_away_hears_when_it_is_back_and_publishes_fail_meanwhile() {
+    let mut server = Redis::start(&[]);
+    let mut node = Node::start("one", server.server());
+    node.is_up().await;
+    server.kill();
+    node.until("the loss is noticed", |node| node.bus.state() == BusState::Away).await;
+    node.switchboard.join(0, &channel("late"));
+    let message = Message::copy_from(Kind::Text, b"x");
+    assert!(node.bus.forward(&channel("late"), &message).await.is_err());
+    server.restart();
+    node.is_up().await;
+    assert!(node.bus.forward(&channel("late"), &message).await.is_ok());
+    let mut redis = server.connection().await;
+    publish(&mut redis, "gateway:channel:late", b"now").await;
+    node.until("it is heard", |node| node.heard.len() == 1).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_with_a_password_gets_in_and_another_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let acl = "user default off\nuser edge on >secret ~gateway:* &gateway:* +@all\n";
+    std::fs::write(folder.path().join("users.acl"), acl).unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "wrong\n").unwrap();
+    let server = Redis::start_in(folder, &["--aclfile", "users.acl"]);
+    let login =
+        Server { user: Some("edge".to_owned()), password_file: Some(password.clone()), ..server.server() };
+    let mut node = Node::start("one", login);
+    node.until("it was tried", |node| {
+        node.bus.problem().is_some_and(|problem| problem.contains("WRONGPASS"))
+    })
+    .await;
+    assert_eq!(node.bus.state(), BusState::Away);
+    std::fs::write(&password, "secret\n").unwrap();
+    node.is_up().await;
+    node.say(0, b"x").await;
+    node.until("it is settled", |node| node.unsettled() == 0).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn tls_is_spoken_and_a_stranger_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let openssl = |arguments: &str| {
+        let mut command = std::process::Command::new("openssl");
+        command.args(arguments.split(' ')).current_dir(folder.path());
+        let output = command.output().expect("openssl is needed: `make tools` installs what tests need");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+    for name in ["ca", "stranger"] {
+        openssl(&format!("req -x509 {key} -keyout {name}.key -out {name}.pem -subj /CN={name}"));
+    }
+    openssl(&format!(
+        "req -x509 {key} -keyout server.key -out server.pem -subj /CN=localhost -CA ca.pem -CAkey ca.key \
+         -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
+    ));
+    let arguments = [
+        "--port",
+        "0",
+        "--tls-port",
+        "{port}",
+        "--tls-cert-file",
+        "server.pem",
+        "--tls-key-file",
+        "server.key",
+        "--tls-ca-cert-file",
+        "ca.pem",
+        "--tls-auth-clients",
+        "optional",
+    ];
+    let server = Redis::start_in(folder, &arguments);
+    let with_ca = |name: &str| Server {
+        host: "localhost".to_owned(),
+        tls: Some(Tls { ca_file: Some(server.folder.path().join(name)), identity: None }),
+        ..server.server()
+    };
+    let mut node = Node::start("one", with_ca("ca.pem"));
+    node.is_up().await;
+    node.stop().await;
+    let mut node = Node::start("one", with_ca("stranger.pem"));
+    node.until("it was tried", |node| {
+        node.bus.problem().is_some_and(|problem| problem.contains("certificate"))
+    })
+    .await;
+    assert_eq!(node.bus.state(), BusState::Away);
+    node.stop().await;
+}
