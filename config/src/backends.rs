@@ -39,7 +39,7 @@ pub struct Backend {
     pub connection_window: NonZeroU32,
     /// Whoever has something to say and could not for so long is closed 1013.
     pub patience: Duration,
-    /// A stream whose oldest event is not acknowledged for so long is given up.
+    /// A connection, or a whole stream, of which nothing is acknowledged for so long is given up.
     pub ack_timeout: Duration,
     /// From the first packet to the end of the TLS handshake.
     pub connect_timeout: Duration,

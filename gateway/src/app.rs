@@ -23,6 +23,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::admin::{self, Admin, Requests, Role, RoleSet};
+use crate::backends::{Around, Backends};
 use crate::endings::EndingsLog;
 use crate::in_force::{InForce, Live};
 use crate::lifecycle::{Before, Lifecycle, ORDERS_MAX, Order, say_farewell};
@@ -60,6 +61,7 @@ struct Node {
     orders: mpsc::Receiver<Order>,
     http: Vec<(tokio::net::TcpListener, RoleSet)>,
     batches: mpsc::Receiver<Batch>,
+    backends: Backends,
     endings: EndingsLog,
     signals: Signals,
 }
@@ -68,6 +70,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     let clock = Clock::start();
     let (name, epoch) = (node::name(settings), node::epoch());
     let rules = rules::rules(settings)?;
+    let backends = Backends::read(settings)?;
     let live = Arc::new(Live::new(InForce::new(1, settings.clone())?));
     let limit =
         descriptors::raise_limit().map_err(|error| format!("cannot raise the descriptor limit: {error}"))?;
@@ -109,6 +112,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         gate: Arc::clone(&gate),
         live: Arc::clone(&live),
         publisher: publisher.clone(),
+        backends: backends.stats(),
         recent: Arc::clone(&recent),
         requests: Arc::clone(&requests),
         clock: Box::new(move || clock.ms()),
@@ -134,7 +138,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         orders: order,
     });
     let endings = EndingsLog::new(name, epoch, live, clock, recent);
-    Ok(Node { runtime, running, admin, orders, http, batches, endings, signals })
+    Ok(Node { runtime, running, admin, orders, http, batches, backends, endings, signals })
 }
 
 /// How descriptor tables are laid out.
@@ -211,7 +215,7 @@ fn announce(
 
 impl Node {
     fn serve(self, file: Option<PathBuf>) -> ExitCode {
-        let Self { runtime, running, admin, orders, http, batches, mut endings, signals } = self;
+        let Self { runtime, running, admin, orders, http, batches, backends, mut endings, signals } = self;
         let (stop, _) = tokio::sync::watch::channel(false);
         let stopped = || {
             let mut stop = stop.subscribe();
@@ -219,7 +223,9 @@ impl Node {
                 let _ = stop.wait_for(|stop| *stop).await;
             }
         };
-        let pump = runtime.spawn(backend::pump(batches, Vec::new(), move |_, event| endings.observe(event)));
+        let intakes = backends.intakes();
+        let backends = backends.start(&runtime, &Around::of(&admin));
+        let pump = runtime.spawn(backend::pump(batches, intakes, move |_, event| endings.observe(event)));
         let servers: Vec<_> = http
             .into_iter()
             .map(|(listener, roles)| {
@@ -240,6 +246,9 @@ impl Node {
                 let _ = server.await;
             }
             let _ = pump.await;
+            for backend in backends {
+                let _ = backend.await;
+            }
         });
         match result {
             Ok(()) => {

@@ -5,6 +5,7 @@
 mod admin;
 mod api;
 mod app;
+mod backends;
 mod doctor;
 mod endings;
 mod in_force;

@@ -7,11 +7,13 @@
 //! where a busy shard makes a hundred thousand turns a second. They are written from the shards' buckets instead,
 //! which are exact already; so is the one counter that is no integer.
 
+mod backends;
 mod histogram;
 mod process;
 
 use std::sync::Arc;
 
+use backend::grpc::SessionStats;
 use backend::{BusState, Publisher};
 use bridge::command::NotDone;
 use bridge::ending::Turned;
@@ -46,6 +48,8 @@ pub(crate) struct Sources {
     pub(crate) recent: Arc<Recent>,
     /// For the state of the bus.
     pub(crate) publisher: Publisher,
+    /// Names and counters of backends.
+    pub(crate) backends: Vec<(String, Arc<SessionStats>)>,
     /// Labels of [`Stats::refused`], by number; counters beyond them are not shown.
     pub(crate) refusal_labels: &'static [&'static str],
     /// How the process's descriptor tables are laid out.
@@ -235,6 +239,7 @@ impl Register<'_> {
             self.shard(shard);
         }
         self.node(sources);
+        self.backends(sources);
         self.http();
     }
 

@@ -35,7 +35,8 @@ fn is_silent(output: &Output) {
 
 /// A node where something of every kind has happened.
 fn lived() -> Gateway {
-    let gateway = Gateway::start("");
+    // A backend that is away, so that its figures are there.
+    let gateway = Gateway::start("[[backend]]\nname = 'chat'\nendpoints = ['http://127.0.0.1:9']");
     let (mut near, mut far) = gateway.clients_on_two_shards("/rooms/lobby");
     near.say("hello");
     near.hears("hello");

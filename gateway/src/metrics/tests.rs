@@ -65,6 +65,7 @@ fn metrics() -> Metrics {
         recent: Arc::new(Recent::new(1)),
         live: Arc::new(Live::new(crate::in_force::InForce::new(1, config::Settings::default()).unwrap())),
         requests: Arc::default(),
+        backends: vec![("chat".to_owned(), Arc::default()), ("other".to_owned(), Arc::default())],
         clock: Box::new(|| 2500),
         refusal_labels: &["origin", "not_found"],
         descriptors: Descriptors::Shared,

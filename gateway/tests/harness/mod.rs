@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "every test file is a crate of its own")]
 #![allow(clippy::unwrap_used)]
 
+pub(crate) mod backend;
 mod bystander;
 mod client;
 mod halt;

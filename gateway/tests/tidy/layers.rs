@@ -71,6 +71,8 @@ const LAYERS: [Layer; 9] = [
             "serde",
             "serde_json",
             "tokio",
+            // Metadata of calls to backends.
+            "tonic",
             "tracing",
             "tracing-subscriber",
         ],

@@ -1,0 +1,260 @@
+//! An app server as users write them: `gateway.v1.Backend` over real sockets, on a thread with a runtime of its own. What
+//! it does with an event is the test's; what it saw is kept. It can be killed at any moment and started again on its port.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+
+use backend::proto::backend_server::{Backend, BackendServer};
+use backend::proto::command::Order;
+use backend::proto::{
+    Ack, AuthorizeRequest, AuthorizeResponse, Command, Event, FromGateway, GoAway, Message, Result as Done,
+    ToGateway, event, from_gateway, message, to_gateway,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{mpsc, oneshot};
+use tonic::codegen::tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::eventually;
+
+/// What an app server may say ahead of the gateway's reading.
+const WORDS_MAX: usize = 65_536;
+
+/// What is to be done with an event.
+pub(crate) type Handler = Arc<dyn Fn(&Line, Event) + Send + Sync>;
+
+/// What all processes of an app server have seen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// Every event, in the order they came.
+    pub(crate) events: Vec<Event>,
+    /// Results by the id of their command.
+    pub(crate) results: HashMap<u64, Done>,
+    /// Sessions that were opened.
+    pub(crate) sessions: usize,
+}
+
+/// The app server's end of a stream.
+#[derive(Clone)]
+pub(crate) struct Line {
+    words: mpsc::Sender<Result<ToGateway, Status>>,
+    number: usize,
+}
+
+/// A process that listens.
+pub(crate) struct AppServer {
+    /// Where.
+    pub(crate) address: SocketAddr,
+    /// What it has seen; survives it.
+    pub(crate) seen: Arc<Mutex<Seen>>,
+    /// The lines that are open, the newest last.
+    lines: Arc<Mutex<Vec<Line>>>,
+    kill: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Line {
+    /// Says anything.
+    pub(crate) fn say(&self, content: to_gateway::Content) {
+        // The stream may be gone; nobody is left to tell.
+        let _ = self.words.try_send(Ok(ToGateway { content: Some(content) }));
+    }
+
+    /// Acknowledges one event.
+    pub(crate) fn ack(&self, event: &Event) {
+        self.ack_range(event.position, event.position);
+    }
+
+    /// Acknowledges a range.
+    pub(crate) fn ack_range(&self, first: u64, last: u64) {
+        let ranges = vec![backend::proto::ack::Range { first, last }];
+        self.say(to_gateway::Content::Ack(Ack { through: 0, ranges }));
+    }
+
+    /// Gives an order.
+    pub(crate) fn order(&self, id: u64, order: Order) {
+        self.say(to_gateway::Content::Command(Command { id, order: Some(order) }));
+    }
+
+    /// Sends text to a connection.
+    pub(crate) fn send(&self, id: u64, connection: &str, text: &str) {
+        let message = Some(Message { payload: Some(message::Payload::Text(text.to_owned())) });
+        self.order(
+            id,
+            Order::Send(backend::proto::command::Send { connection: connection.to_owned(), message }),
+        );
+    }
+
+    /// Says goodbye.
+    pub(crate) fn go_away(&self) {
+        self.say(to_gateway::Content::GoAway(GoAway {}));
+    }
+}
+
+/// The text of a message event.
+pub(crate) fn text(event: &Event) -> Option<&str> {
+    match &event.occurrence {
+        Some(event::Occurrence::Message(Message { payload: Some(message::Payload::Text(text)) })) => {
+            Some(text)
+        }
+        _ => None,
+    }
+}
+
+/// Answers a message with its text and acknowledges everything.
+pub(crate) fn echo() -> Handler {
+    Arc::new(|line, event| {
+        if let Some(text) = text(&event) {
+            line.send(0, &event.connection, text);
+        }
+        line.ack(&event);
+    })
+}
+
+struct Service {
+    handler: Handler,
+    lines: Arc<Mutex<Vec<Line>>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What is said to the gateway.
+struct Words(mpsc::Receiver<Result<ToGateway, Status>>);
+
+impl Stream for Words {
+    type Item = Result<ToGateway, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}
+
+#[tonic::async_trait]
+impl Backend for Service {
+    async fn authorize(&self, _: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
+        Err(Status::unimplemented("nobody is asked"))
+    }
+
+    type SessionStream = Words;
+
+    async fn session(&self, request: Request<Streaming<FromGateway>>) -> Result<Response<Words>, Status> {
+        let (words, receiver) = mpsc::channel(WORDS_MAX);
+        let (handler, seen) = (Arc::clone(&self.handler), Arc::clone(&self.seen));
+        let number = {
+            let mut seen = seen.lock().unwrap();
+            seen.sessions += 1;
+            seen.sessions
+        };
+        let line = Line { words, number };
+        let lines = Arc::clone(&self.lines);
+        let mut stream = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(FromGateway { content: Some(content) })) = stream.message().await {
+                match content {
+                    from_gateway::Content::Hello(_) => {
+                        lines.lock().unwrap().push(line.clone());
+                        line.say(to_gateway::Content::Ack(Ack::default()));
+                    }
+                    from_gateway::Content::Event(event) => {
+                        seen.lock().unwrap().events.push(event.clone());
+                        handler(&line, event);
+                    }
+                    from_gateway::Content::Result(result) => {
+                        seen.lock().unwrap().results.insert(result.command_id, result);
+                    }
+                    from_gateway::Content::Gap(_) => {}
+                }
+            }
+            // The gateway has no more to say, so the stream ends.
+            lines.lock().unwrap().retain(|one| one.number != line.number);
+        });
+        Ok(Response::new(Words(receiver)))
+    }
+}
+
+impl AppServer {
+    /// One on a port of the kernel's choice.
+    pub(crate) fn start(handler: Handler) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), handler, Arc::default())
+    }
+
+    /// One at this address, which goes on with what another has seen.
+    pub(crate) fn start_at(address: SocketAddr, handler: Handler, seen: Arc<Mutex<Seen>>) -> Self {
+        let (kill, killed) = oneshot::channel();
+        let (report, reported) = std::sync::mpsc::sync_channel(1);
+        let lines = Arc::<Mutex<Vec<Line>>>::default();
+        let service = Arc::new(Service { handler, seen: Arc::clone(&seen), lines: Arc::clone(&lines) });
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+                report.send(listener.local_addr().unwrap()).unwrap();
+                let accept = async {
+                    loop {
+                        let (stream, _) = listener.accept().await.unwrap();
+                        stream.set_nodelay(true).unwrap();
+                        let service = TowerToHyperService::new(BackendServer::from_arc(Arc::clone(&service)));
+                        let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                        tokio::spawn(
+                            async move { http.serve_connection(TokioIo::new(stream), service).await },
+                        );
+                    }
+                };
+                tokio::select! {
+                    () = accept => {}
+                    _ = killed => {}
+                }
+            });
+            // Everything that was under way is dropped, as when a process is killed.
+            runtime.shutdown_background();
+        });
+        let address = reported.recv().unwrap();
+        Self { address, seen, lines, kill: Some(kill), thread: Some(thread) }
+    }
+
+    /// Ends it without a word. What it has seen stays.
+    pub(crate) fn kill(mut self) -> (SocketAddr, Arc<Mutex<Seen>>) {
+        self.end();
+        (self.address, Arc::clone(&self.seen))
+    }
+
+    fn end(&mut self) {
+        drop(self.kill.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+
+    /// Looks at what it has seen.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.seen.lock().unwrap())
+    }
+
+    /// Waits until it has seen this.
+    #[track_caller]
+    pub(crate) fn until<T>(&self, what: &str, mut look: impl FnMut(&Seen) -> Option<T>) -> T {
+        eventually(what, || look(&self.seen.lock().unwrap()))
+    }
+
+    /// The newest line that is open, as soon as there is one.
+    #[track_caller]
+    pub(crate) fn line(&self) -> Line {
+        eventually("a session", || self.lines.lock().unwrap().last().cloned())
+    }
+
+    /// The result of an order with this id.
+    #[track_caller]
+    pub(crate) fn result(&self, id: u64) -> backend::proto::result::Status {
+        self.until("a result", |seen| seen.results.get(&id).map(Done::status))
+    }
+}
+
+impl Drop for AppServer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
