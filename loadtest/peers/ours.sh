@@ -2,7 +2,7 @@
 # The gateway from its release build, one shard. Usage: ours.sh PORT SCENARIO, or ours.sh about
 # GATEWAY names another binary, SHARDS another number of shards.
 here=$(dirname "$0")
-gateway=${GATEWAY:-$here/../../target/release/gateway}
+gateway=${GATEWAY:-${CARGO_TARGET_DIR:-$here/../../target}/release/gateway}
 if [ "$1" = about ]; then
   "$gateway" --version
   echo echo fanout handshake
