@@ -97,6 +97,9 @@ pub(crate) struct Args {
     /// Fail (status 1) when the median ratio of server CPU is above this.
     #[arg(long)]
     max_cpu_ratio: Option<f64>,
+    /// The same for one scenario, such as `echo=1.1`; it goes before the other, and into the results.
+    #[arg(long, value_parser = bar, value_delimiter = ',')]
+    bars: Vec<(Scenario, f64)>,
     /// Fail (status 1) when the median ratio of rates is below this.
     #[arg(long)]
     min_rate_ratio: Option<f64>,
@@ -110,6 +113,19 @@ impl Args {
     pub(crate) fn json(&self) -> Option<&Path> {
         self.json.as_deref()
     }
+
+    /// What the first subject's median ratio of server CPU may be in a scenario.
+    fn bar(&self, scenario: Scenario) -> Option<f64> {
+        let own = self.bars.iter().find(|(of, _)| *of == scenario);
+        own.map(|(_, most)| *most).or(self.max_cpu_ratio)
+    }
+}
+
+/// Reads `scenario=ratio`.
+fn bar(text: &str) -> Result<(Scenario, f64), String> {
+    let (name, most) = text.split_once('=').ok_or("expected SCENARIO=RATIO")?;
+    let most = most.parse().map_err(|_| format!("{most}: expected a number"))?;
+    Ok((<Scenario as clap::ValueEnum>::from_str(name, false)?, most))
 }
 
 /// Runs the comparison.
@@ -137,10 +153,10 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
             return Err(Failure::Asked(format!("{}: too few of the peers can do it", scenario.name())));
         }
         let rounds = rounds(args, scenario, &peers, &processors)?;
-        let outcome = Outcome::new(scenario, &peers, &rounds);
+        let outcome = Outcome { bar: args.bar(scenario), ..Outcome::new(scenario, &peers, &rounds) };
         outcome.tell(&mut report);
         if let Some(first) = outcome.standings.iter().find(|standing| standing.name == args.subjects[0]) {
-            report.check("max-cpu-ratio", args.max_cpu_ratio, Some(first.cpu_ratio.median));
+            report.check("max-cpu-ratio", args.bar(scenario), Some(first.cpu_ratio.median));
             report.check_least("min-rate-ratio", args.min_rate_ratio, Some(first.rate_ratio.median));
         }
         outcomes.push(outcome);
@@ -169,6 +185,8 @@ pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     /// Everybody, first the one that the others are divided by.
     pub(crate) standings: Vec<Standing>,
+    /// What the first subject's ratio of CPU may be, when there is a bar.
+    pub(crate) bar: Option<f64>,
     /// CPU of the busiest client thread in any run, percent: near 100 rates say little.
     pub(crate) busiest_client_percent: f64,
 }
@@ -206,7 +224,7 @@ impl Outcome {
         };
         let standings = peers.iter().enumerate().map(standing).collect();
         let busiest = rounds.iter().flatten().map(|run| run.client_percent).fold(0.0, f64::max);
-        Outcome { scenario, standings, busiest_client_percent: busiest }
+        Outcome { scenario, standings, bar: None, busiest_client_percent: busiest }
     }
 
     fn tell(&self, report: &mut Report) {
@@ -292,4 +310,17 @@ fn one(args: &Args, peer: &Peer, scenario: Scenario, processors: &Processors) ->
         rate_per_s: figure(&format!("{units}_rate_per_s"))?,
         client_percent: figure("busiest_client_thread_cpu_percent")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_names_its_scenario() {
+        assert_eq!(bar("echo=1.1"), Ok((Scenario::Echo, 1.1)));
+        for wrong in ["echo", "ecko=1", "echo=much"] {
+            assert!(bar(wrong).is_err(), "{wrong}");
+        }
+    }
 }

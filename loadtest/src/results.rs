@@ -61,8 +61,25 @@ fn page(
     )?;
     writeln!(out, "the kernel's work of receiving, so server CPU says more than rates do.\n")?;
     writeln!(out, "![server CPU as ratios](results.svg)")?;
+    verdicts(out, outcomes)?;
     for outcome in outcomes {
         table(out, outcome)?;
+    }
+    Ok(())
+}
+
+/// What was promised of the first server that is compared, and whether it held in this run.
+fn verdicts(out: &mut String, outcomes: &[Outcome]) -> fmt::Result {
+    if outcomes.iter().all(|outcome| outcome.bar.is_none()) {
+        return Ok(());
+    }
+    writeln!(out, "\n| bar: server CPU against the first row of each table | at most | median | |")?;
+    writeln!(out, "|---|---|---|---|")?;
+    for outcome in outcomes {
+        let Some((bar, first)) = outcome.bar.zip(outcome.standings.get(1)) else { continue };
+        let kept = if first.cpu_ratio.median <= bar { "kept" } else { "broken" };
+        let ratio = spread(&first.cpu_ratio);
+        writeln!(out, "| {}, {} | {bar:.2} | {ratio} | {kept} |", outcome.scenario.name(), first.name)?;
     }
     Ok(())
 }
@@ -154,7 +171,8 @@ mod tests {
     #[test]
     fn a_page_names_every_server_its_version_and_its_ratios() {
         let standings = vec![standing("floor", 8.0), standing("ours", 10.0)];
-        let outcome = Outcome { scenario: Scenario::Echo, standings, busiest_client_percent: 71.0 };
+        let outcome =
+            Outcome { scenario: Scenario::Echo, standings, bar: Some(1.1), busiest_client_percent: 71.0 };
         let mut text = String::new();
         assert!(
             page(&mut text, "2000-01-31", "compare", &[("kernel".into(), "6".into())], 9, &[outcome]).is_ok()
@@ -165,6 +183,7 @@ mod tests {
         );
         assert!(text.contains("`loadtest compare`, 2000-01-31") && text.contains("Medians of 9 rounds"));
         assert!(text.contains("* kernel: 6"));
+        assert!(text.contains("| echo, ours | 1.10 | 1.25 (1.12–1.38) | broken |"), "{text}");
     }
 
     #[test]
