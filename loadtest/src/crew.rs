@@ -95,7 +95,10 @@ impl<S: Scenario> Crew<S> {
         for (thread, poll) in (0..).zip(polls) {
             let (scenario, slots) = scenario(thread);
             let lot = scenario.lot(thread, threads);
-            let plan = plan.clone();
+            let mut plan = plan.clone();
+            if let Some(path) = scenario.path() {
+                plan.target = plan.target.with_path(path)?;
+            }
             let (board, wakers, barrier) = (board.clone(), wakers.clone(), barrier.clone());
             let body = move || {
                 let split = sockets::split_descriptor_table(poll.as_raw_fd());
@@ -139,7 +142,8 @@ impl<S: Scenario> Crew<S> {
         }
     }
 
-    fn wake(&self) {
+    /// Wakes everybody, for what a scenario has to say by itself.
+    pub(crate) fn wake(&self) {
         for waker in &*self.wakers {
             let _ = waker.wake();
         }

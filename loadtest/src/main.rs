@@ -51,7 +51,7 @@ use clap::Parser;
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::scenarios::{
-    churn, drain, echo, fanout, flood, handshake, hold, loris, mixed, reload, slow, storm, vanish,
+    churn, drain, echo, fanout, flood, handshake, hold, loris, mixed, reload, scale, slow, storm, vanish,
 };
 
 /// Loads a WebSocket server on loopback and says what it cost.
@@ -82,6 +82,8 @@ enum Command {
     Storm(storm::Args),
     /// Echo with and without many idle connections beside it: what the idle ones take away.
     Mixed(mixed::Args),
+    /// Hold very many: memory, heartbeats, echo beside them, a broadcast to all, against a reference.
+    Scale(scale::Args),
     /// Publish to subscribers that stopped reading: memory, and what those get who read.
     Slow(slow::Args),
     /// Fall silent without a word: when does the server notice, and does it leave the others alone?
@@ -140,6 +142,7 @@ fn measure(command: &Command) -> Result<(Report, Option<&Path>), Failure> {
         Command::Churn(args) => (churn::run(args)?, args.json()),
         Command::Storm(args) => (storm::run(args)?, args.json()),
         Command::Mixed(args) => (mixed::run(args)?, args.json()),
+        Command::Scale(args) => (scale::run(args)?, args.json()),
         Command::Flood(args) => (flood::run(args)?, args.json()),
         Command::Compare(args) => (compare::run(args)?, args.json()),
         Command::Slow(args) => (slow::run(args)?, args.json()),

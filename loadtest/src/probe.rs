@@ -98,6 +98,23 @@ pub(crate) fn slab_bytes() -> Option<u64> {
     kib_field(&text, "Slab:").map(|kib| kib * 1024)
 }
 
+/// Kinds of kernel objects that connections are made of, by how their names begin.
+const KINDS: [&str; 8] =
+    ["TCP", "sock_inode_cache", "filp", "eventpoll_", "request_sock_", "tw_sock_", "nf_conntrack", "skbuff_"];
+
+/// Kernel objects of the whole machine of which connections are made: sockets, inodes, files, epoll entries,
+/// what a firewall remembers, packets that wait. Not counted is what other work moves more than connections
+/// do, such as names of files. `None` where `/proc/slabinfo` is not ours to read.
+pub(crate) fn socket_objects() -> Option<u64> {
+    objects_in_use(&fs::read_to_string("/proc/slabinfo").ok()?)
+}
+
+/// Second field of the lines of those kinds, behind the two of the head.
+fn objects_in_use(text: &str) -> Option<u64> {
+    let lines = text.lines().skip(2).filter(|line| KINDS.iter().any(|kind| line.starts_with(kind)));
+    lines.map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+}
+
 /// Memory of all TCP buffers of the machine, bytes, as `/proc/net/sockstat` counts it in pages.
 pub(crate) fn tcp_bytes() -> Option<u64> {
     tcp_pages(&fs::read_to_string("/proc/net/sockstat").ok()?).map(|pages| pages * page_bytes())
@@ -229,6 +246,14 @@ mod tests {
         let text = "Rss:              1234 kB\nPss: 5 kB\n";
         assert_eq!(kib_field(text, "Rss:"), Some(1234));
         assert_eq!(kib_field(text, "Swap:"), None);
+    }
+
+    #[test]
+    fn objects_of_connections_are_added_up() {
+        let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs>\nTCPv6 12 13 2368\nfilp 30 42 192\n\
+                    dentry 100 100 192\n";
+        assert_eq!(objects_in_use(text), Some(42));
+        assert_eq!(objects_in_use("a\nb\nTCP\n"), None);
     }
 
     #[test]

@@ -42,6 +42,11 @@ pub(crate) trait Scenario: Send + 'static {
         Lot::even(thread, threads)
     }
 
+    /// Where this thread's connections go, instead of the plan's path; asked once before the first turn.
+    fn path(&self) -> Option<&str> {
+        None
+    }
+
     /// Once per turn, before waiting: opens, sends what is due, and says how long the thread may wait, in ns.
     fn turn(&mut self, desk: &mut Desk) -> u64;
 

@@ -16,7 +16,14 @@ const WAITING_MAX: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Post {
     inbox: Receiver<Arc<[u8]>>,
-    others: Vec<(SyncSender<Arc<[u8]>>, Arc<Waker>)>,
+    others: Vec<Way>,
+}
+
+/// The way to another thread's box.
+#[derive(Debug, Clone)]
+struct Way {
+    box_of: SyncSender<Arc<[u8]>>,
+    waker: Arc<Waker>,
 }
 
 impl Post {
@@ -28,8 +35,8 @@ impl Post {
         let mut inboxes = Vec::new();
         let mut ways = Vec::new();
         for registry in polls {
-            let (sender, inbox) = sync_channel(WAITING_MAX);
-            ways.push((sender, Arc::new(Waker::new(registry, Self::TOKEN)?)));
+            let (box_of, inbox) = sync_channel(WAITING_MAX);
+            ways.push(Way { box_of, waker: Arc::new(Waker::new(registry, Self::TOKEN)?) });
             inboxes.push(inbox);
         }
         let others = |own: usize| {
@@ -50,10 +57,10 @@ impl Post {
             return;
         }
         let frames: Arc<[u8]> = frames.into();
-        for (sender, waker) in &self.others {
-            if sender.try_send(frames.clone()).is_ok() {
+        for way in &self.others {
+            if way.box_of.try_send(frames.clone()).is_ok() {
                 // A full eventfd counter means that the thread is being woken already.
-                let _ = waker.wake();
+                let _ = way.waker.wake();
             }
         }
     }

@@ -161,6 +161,7 @@ pub(crate) fn no_connection(faults: &crate::fault::Faults) -> String {
 }
 
 /// The connections of one thread and their traffic.
+#[derive(Debug)]
 pub(crate) struct Echo {
     pub(crate) ramp: Ramp,
     pub(crate) traffic: Traffic,

@@ -82,6 +82,9 @@ pub(crate) struct Args {
     /// Fail (status 1) when a delivery costs the server more than this, in microseconds of CPU.
     #[arg(long)]
     max_server_cpu_us: Option<f64>,
+    /// Fail (status 1) when there are fewer deliveries per second.
+    #[arg(long)]
+    min_rate: Option<f64>,
 }
 
 impl Args {
@@ -107,6 +110,7 @@ impl Args {
             closed: true,
             rate: f64::INFINITY,
             max_server_cpu_us: None,
+            min_rate: None,
         }
     }
 
@@ -195,6 +199,8 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     report
         .percentiles("time_to_last_subscriber", &merged(gathered.scenarios.iter().map(|each| &each.to_last)));
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_delivery);
+    let rate = (end.received - begin.received) as f64 / usage.seconds;
+    report.check_least("min-rate", args.min_rate, Some(rate));
     shared.conclude(&mut report, &gathered);
     Ok(report)
 }

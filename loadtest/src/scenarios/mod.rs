@@ -16,6 +16,7 @@ pub(crate) mod mixed;
 pub(crate) mod publisher;
 pub(crate) mod reload;
 pub(crate) mod rooms;
+pub(crate) mod scale;
 pub(crate) mod sides;
 pub(crate) mod slow;
 pub(crate) mod storm;
