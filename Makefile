@@ -9,7 +9,7 @@ SHELL := /bin/bash
 timed = @TIMEFORMAT='-- $@: %0lR'; time
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 tools: ## Install what the tests need beside Rust (Debian: apt, pip, npm); quick when it is there
 	$(timed) .ci/tools rust python browser proxy promtool redis
@@ -44,10 +44,27 @@ bench: ## The gateway beside a Bun server, in pairs: see loadtest/README.md
 compare: ## Every peer against the floor; writes loadtest/RESULTS.md and its plot: about half an hour
 	$(timed) .ci/tools rust bun nchan tungstenite
 	$(timed) cargo build --release --locked -p gateway -p loadtest
-	$(timed) cargo run --release --locked --quiet -p loadtest -- compare --subjects ours,bun,tungstenite,nchan --against floor --results loadtest
+	$(timed) cargo run --release --locked --quiet -p loadtest -- compare --subjects ours,bun,tungstenite,nchan --against floor \
+	    --bars echo=1.1,fanout=1.05,handshake=1.3 --results loadtest
+
+million: ## A million connections, both ends here, against the bars: half an hour, root, 4 cores, 10 GiB free
+	$(timed) cargo build --release --locked -p gateway -p loadtest
+	$(timed) loadtest/scale/run.sh 1000000 600
+
+two-million: ## Two million of them: half an hour, root, 4 cores, 19 GiB free
+	$(timed) cargo build --release --locked -p gateway -p loadtest
+	$(timed) loadtest/scale/run.sh 2000000 300
+
+storm: ## 200,000 connections cut at once and all back, twice: five minutes, root, 4 GiB free
+	$(timed) cargo build --release --locked -p gateway -p loadtest
+	$(timed) loadtest/scale/run.sh 200000 0 storm
+
+stream: ## A stream of publishes to 10,000 subscribers on all cores: a minute
+	$(timed) cargo build --release --locked -p gateway -p loadtest
+	$(timed) env SHARDS=4 cargo run --release --locked --quiet -p loadtest -- run loadtest/scale/stream.toml
 
 deny: ## Licences, bans and sources of every dependency, by cargo-deny
 	$(timed) .ci/tools rust deny
 	$(timed) .tools/bin/cargo-deny --all-features check --hide-inclusion-graph bans licenses sources
 
-.PHONY: help tools test format lint check docs conformance fuzz bench compare deny
+.PHONY: help tools test format lint check docs conformance fuzz bench compare million two-million storm stream deny
