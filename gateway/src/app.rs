@@ -113,6 +113,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         live: Arc::clone(&live),
         publisher: publisher.clone(),
         backends: backends.stats(),
+        authorizers: backends.authorize_stats(),
         recent: Arc::clone(&recent),
         requests: Arc::clone(&requests),
         clock: Box::new(move || clock.ms()),

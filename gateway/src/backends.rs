@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backend::grpc::{self, Calls, Server, SessionStats, Sizes, TlsTexts};
+use backend::grpc::translate::RouteNames;
+use backend::grpc::{self, AuthorizeStats, Authorizer, Calls, Server, SessionStats, Sizes, TlsTexts};
 use backend::upstream::{Feed, Questions};
 use backend::{Intake, Publisher};
 use bridge::{Epoch, Mailbox, NodeName, Upstream};
-use config::{Backend, MetadataValue, Settings};
+use config::{AuthorizeCalls, Backend, MetadataValue, Settings};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
@@ -39,7 +40,15 @@ struct Ready {
     stats: Arc<SessionStats>,
     intake: Intake,
     feed: Feed,
-    _questions: Questions,
+    authorizer: Asking,
+}
+
+/// What an authorizer is made of, the node around it apart.
+struct Asking {
+    calls: Arc<Calls>,
+    settings: AuthorizeCalls,
+    questions: Questions,
+    stats: Arc<AuthorizeStats>,
 }
 
 /// What the tasks of backends meet.
@@ -84,6 +93,12 @@ impl Backends {
         self.0.iter().map(|ready| (ready.calls.backend.to_string(), Arc::clone(&ready.stats))).collect()
     }
 
+    /// The same of authorizers.
+    pub(crate) fn authorize_stats(&self) -> Vec<(String, Arc<AuthorizeStats>)> {
+        let stats = |ready: &Ready| (ready.calls.backend.to_string(), Arc::clone(&ready.authorizer.stats));
+        self.0.iter().map(stats).collect()
+    }
+
     /// The pump's ends, in the order of the upstreams' numbers.
     pub(crate) fn intakes(&self) -> Vec<Intake> {
         self.0.iter().map(|ready| ready.intake.clone()).collect()
@@ -91,7 +106,13 @@ impl Backends {
 
     /// Starts the tasks. Each ends by itself after the last clone of its intake is gone.
     pub(crate) fn start(self, runtime: &Runtime, around: &Around) -> Vec<JoinHandle<()>> {
-        self.0.into_iter().map(|ready| runtime.spawn(grpc::run(ready.parts(around)))).collect()
+        let mut tasks = Vec::new();
+        for ready in self.0 {
+            let (parts, authorizer) = ready.parts(around);
+            tasks.push(runtime.spawn(grpc::run(parts)));
+            tasks.push(runtime.spawn(authorizer.run()));
+        }
+        tasks
     }
 }
 
@@ -101,6 +122,12 @@ impl Ready {
         let calls = calls(backend, payload_bytes_max + ENVELOPE_BYTES_MAX)?;
         calls.check()?;
         let (intake, feed, questions) = Intake::new();
+        let authorizer = Asking {
+            calls: Arc::new(calls.clone()),
+            settings: backend.authorize.clone(),
+            questions,
+            stats: Arc::default(),
+        };
         Ok(Self {
             upstream,
             sizes: sizes(backend),
@@ -109,17 +136,12 @@ impl Ready {
             stats: Arc::default(),
             intake,
             feed,
-            _questions: questions,
+            authorizer,
         })
     }
 
-    fn parts(self, around: &Around) -> grpc::Parts {
-        let live = Arc::clone(&around.live);
-        let name = move |number: u16| {
-            let now = live.now();
-            now.routes.get(usize::from(number)).map(|route| route.name.clone()).unwrap_or_default()
-        };
-        grpc::Parts {
+    fn parts(self, around: &Around) -> (grpc::Parts, Authorizer) {
+        let parts = grpc::Parts {
             upstream: self.upstream,
             node: around.node.clone(),
             epoch: around.epoch,
@@ -127,12 +149,41 @@ impl Ready {
             calls: self.calls,
             payload_bytes_max: self.payload_bytes_max,
             grace: GRACE,
-            route_names: Box::new(name),
+            route_names: around.route_names(),
             feed: self.feed,
             mailboxes: around.mailboxes.clone(),
             publisher: around.publisher.clone(),
             stats: self.stats,
+        };
+        (parts, self.authorizer.build(around))
+    }
+}
+
+impl Asking {
+    fn build(self, around: &Around) -> Authorizer {
+        let AuthorizeCalls { timeout, concurrency, queue, .. } = self.settings;
+        Authorizer {
+            calls: self.calls,
+            timeout,
+            concurrency: concurrency.get() as usize,
+            queue: queue as usize,
+            node: around.node.clone(),
+            epoch: around.epoch,
+            route_names: around.route_names(),
+            questions: self.questions,
+            mailboxes: around.mailboxes.clone(),
+            stats: self.stats,
         }
+    }
+}
+
+impl Around {
+    fn route_names(&self) -> RouteNames {
+        let live = Arc::clone(&self.live);
+        Box::new(move |number| {
+            let now = live.now();
+            now.routes.get(usize::from(number)).map(|route| route.name.clone()).unwrap_or_default()
+        })
     }
 }
 

@@ -7,13 +7,14 @@
 //! where a busy shard makes a hundred thousand turns a second. They are written from the shards' buckets instead,
 //! which are exact already; so is the one counter that is no integer.
 
+mod authorizers;
 mod backends;
 mod histogram;
 mod process;
 
 use std::sync::Arc;
 
-use backend::grpc::SessionStats;
+use backend::grpc::{AuthorizeStats, SessionStats};
 use backend::{BusState, Publisher};
 use bridge::command::NotDone;
 use bridge::ending::Turned;
@@ -50,6 +51,8 @@ pub(crate) struct Sources {
     pub(crate) publisher: Publisher,
     /// Names and counters of backends.
     pub(crate) backends: Vec<(String, Arc<SessionStats>)>,
+    /// The same of authorizers.
+    pub(crate) authorizers: Vec<(String, Arc<AuthorizeStats>)>,
     /// Labels of [`Stats::refused`], by number; counters beyond them are not shown.
     pub(crate) refusal_labels: &'static [&'static str],
     /// How the process's descriptor tables are laid out.
@@ -170,6 +173,7 @@ impl Metrics {
         self.process.sample();
         let mut exposition = self.handle.render();
         histogram::write(&mut exposition, &self.sources.stats);
+        authorizers::write(&mut exposition, &self.sources.authorizers);
         self.process.write(&mut exposition);
         exposition
     }
@@ -240,6 +244,7 @@ impl Register<'_> {
         }
         self.node(sources);
         self.backends(sources);
+        self.authorizers(sources);
         self.http();
     }
 

@@ -214,6 +214,7 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
         websocket_address: "127.0.0.1:8080".parse().unwrap(),
         metrics: Metrics::new(Sources {
             backends: Vec::new(),
+            authorizers: Vec::new(),
             gate: Arc::new(shard::limit::Gate::new(shard::limit::GateSizes {
                 connections: 1000,
                 handshakes: 100,

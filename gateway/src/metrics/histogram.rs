@@ -8,7 +8,7 @@ use bridge::Stats;
 use bridge::stats::{Bucket, Histogram};
 
 /// One bucket as read: samples and their sum.
-type Reading = (u64, u64);
+pub(super) type Reading = (u64, u64);
 
 struct Family {
     name: &'static str,
@@ -64,17 +64,15 @@ const FAMILIES: [Family; 5] = [
     },
 ];
 
-/// Appends every histogram.
+/// Appends every histogram of shards.
 pub(super) fn write(exposition: &mut String, stats: &[Arc<Stats>]) {
     let Some(first) = stats.first() else { return };
     for family in &FAMILIES {
-        let (name, bounds) = (family.name, (family.bounds)(first));
-        let _ = write!(exposition, "# HELP {name} {}\n# TYPE {name} histogram\n", family.help);
-        if family.by_shard {
-            for (shard, stats) in stats.iter().enumerate() {
-                let label = format!("shard=\"{shard}\"");
-                write_series(exposition, family, bounds, &label, &(family.read)(stats));
-            }
+        let bounds = (family.bounds)(first);
+        let series = if family.by_shard {
+            let of =
+                |(shard, stats): (usize, &Arc<Stats>)| (format!("shard=\"{shard}\""), (family.read)(stats));
+            stats.iter().enumerate().map(of).collect()
         } else {
             let mut total = vec![(0, 0); bounds.len() + 1];
             for stats in stats {
@@ -82,31 +80,54 @@ pub(super) fn write(exposition: &mut String, stats: &[Arc<Stats>]) {
                     *total = (total.0 + part.0, total.1 + part.1);
                 }
             }
-            write_series(exposition, family, bounds, "", &total);
-        }
-        exposition.push('\n');
+            vec![(String::new(), total)]
+        };
+        let Family { name, help, per_unit, .. } = *family;
+        write_family(exposition, &Shape { name, help, per_unit }, bounds, &series);
     }
 }
 
-fn readings<const N: usize>(histogram: &Histogram<N>) -> Vec<Reading> {
+/// What a histogram is called.
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    /// How many of the counters' unit make one base unit.
+    pub(super) per_unit: f64,
+}
+
+/// Appends one histogram: a series for each label, which may be empty.
+pub(super) fn write_family(
+    exposition: &mut String,
+    shape: &Shape,
+    bounds: &[u64],
+    series: &[(String, Vec<Reading>)],
+) {
+    let Shape { name, help, .. } = shape;
+    let _ = write!(exposition, "# HELP {name} {help}\n# TYPE {name} histogram\n");
+    for (label, buckets) in series {
+        write_series(exposition, shape, bounds, label, buckets);
+    }
+    exposition.push('\n');
+}
+
+pub(super) fn readings<const N: usize>(histogram: &Histogram<N>) -> Vec<Reading> {
     histogram.buckets().map(|Bucket { count, sum }| (count.value(), sum.value())).collect()
 }
 
 /// One series. The count is that of the buckets read, so the lines agree with each other while the shard goes on.
-fn write_series(out: &mut String, family: &Family, bounds: &[u64], label: &str, buckets: &[Reading]) {
+fn write_series(out: &mut String, shape: &Shape, bounds: &[u64], label: &str, buckets: &[Reading]) {
     debug_assert_eq!(buckets.len(), bounds.len() + 1, "one bucket stands above the last bound");
-    let name = family.name;
+    let name = shape.name;
     let comma = if label.is_empty() { "" } else { "," };
     let (mut count, mut sum) = (0, 0);
     for (place, (samples, part)) in buckets.iter().enumerate() {
         count += samples;
         sum += part;
-        let bound = bounds
-            .get(place)
-            .map_or("+Inf".to_owned(), |bound| (*bound as f64 / family.per_unit).to_string());
+        let bound =
+            bounds.get(place).map_or("+Inf".to_owned(), |bound| (*bound as f64 / shape.per_unit).to_string());
         let _ = writeln!(out, "{name}_bucket{{{label}{comma}le=\"{bound}\"}} {count}");
     }
     let braced = if label.is_empty() { String::new() } else { format!("{{{label}}}") };
-    let _ = writeln!(out, "{name}_sum{braced} {}", sum as f64 / family.per_unit);
+    let _ = writeln!(out, "{name}_sum{braced} {}", sum as f64 / shape.per_unit);
     let _ = writeln!(out, "{name}_count{braced} {count}");
 }

@@ -66,6 +66,7 @@ fn metrics() -> Metrics {
         live: Arc::new(Live::new(crate::in_force::InForce::new(1, config::Settings::default()).unwrap())),
         requests: Arc::default(),
         backends: vec![("chat".to_owned(), Arc::default()), ("other".to_owned(), Arc::default())],
+        authorizers: vec![("chat".to_owned(), Arc::default())],
         clock: Box::new(|| 2500),
         refusal_labels: &["origin", "not_found"],
         descriptors: Descriptors::Shared,

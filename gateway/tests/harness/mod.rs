@@ -8,6 +8,7 @@
 pub(crate) mod backend;
 mod bystander;
 mod client;
+pub(crate) mod decider;
 mod halt;
 mod http;
 mod launch;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use bystander::Bystander;
 pub(crate) use client::Client;
+pub(crate) use decider::Decider;
 pub(crate) use halt::Halted;
 pub(crate) use http::{Answer, Http};
 pub(crate) use launch::{Finished, Gateway, program, program_with_descriptors};

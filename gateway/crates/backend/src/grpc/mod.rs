@@ -12,7 +12,7 @@ mod slot;
 pub mod stats;
 pub mod translate;
 
-pub use authorize::{AuthorizeStats, Authorizer, Outcome};
+pub use authorize::{AuthorizeStats, Authorizer, DURATION_BOUNDS_US, Outcome};
 pub use client::{Parts, run};
 pub use dial::{Calls, Server, TlsTexts};
 pub use order::{Order, Refusal, Status};

@@ -1,7 +1,7 @@
 //! What an authorizer counts: written by its one task, read by whoever scrapes.
 
 use bridge::stats::{Counter, Gauge, Histogram};
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 
 /// Upper bounds of how long calls took, in microseconds.
 pub const DURATION_BOUNDS_US: [u64; 12] = [
@@ -20,7 +20,7 @@ pub enum Outcome {
     Unavailable,
     /// No answer in time.
     Timeout,
-    /// A gRPC status other than OK.
+    /// A gRPC status other than OK, or an answer that cannot be decoded.
     Status,
     /// An answer that breaks the rules of the proto.
     Nonsense,
@@ -60,13 +60,15 @@ impl Outcome {
 
     /// What a status that is not OK stands for. One that has a cause was made on this side: the call was not answered.
     pub(super) fn of(status: &Status) -> Self {
-        match status.code() {
-            Code::DeadlineExceeded => Self::Timeout,
-            Code::Unavailable => Self::Unavailable,
-            // An answer that is too long, or no message at all.
-            Code::OutOfRange | Code::Internal => Self::Nonsense,
-            _ if std::error::Error::source(status).is_some() => Self::Unavailable,
-            _ => Self::Status,
+        let first = std::error::Error::source(status);
+        let mut causes = std::iter::successors(first, |cause| cause.source());
+        // The transport keeps to the deadline, too, and may come first.
+        if status.code() == Code::DeadlineExceeded || causes.any(|cause| cause.is::<TimeoutExpired>()) {
+            Self::Timeout
+        } else if status.code() == Code::Unavailable || first.is_some() {
+            Self::Unavailable
+        } else {
+            Self::Status
         }
     }
 }
