@@ -80,7 +80,7 @@ start() {
   shift
   "$@" >"$log" 2>&1 &
   server=$!
-  until grep -q '^listening ' "$log"; do
+  until grep -qs '^listening ' "$log"; do
     kill -0 "$server" 2>/dev/null && [ $((tries += 1)) -lt 150 ] || give_up "it does not start: see $log"
     sleep 0.1
   done
