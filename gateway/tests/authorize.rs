@@ -206,6 +206,25 @@ fn calls_go_round_the_servers_and_past_one_that_is_gone() {
     gateway.stop();
 }
 
+#[test]
+fn calls_carry_metadata_and_a_server_without_a_health_service_counts_as_serving() {
+    let server = Decider::start(|_| (AT_ONCE, allow(Allow::default())));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "Bearer secret\n").unwrap();
+    let gateway = Gateway::start(&format!(
+        "[[backend]]\nname = 'auth'\nendpoints = ['http://{}']\nhealth = true\n\
+         metadata = {{ x-team = 'chat', authorization = {{ file = '{}' }} }}\n\
+         [[route]]\nname = 'members'\npath = '/members'\ninbound = 'echo'\nauthorize = 'auth'\n",
+        server.address,
+        file.display()
+    ));
+    gateway.client("/members").echoes("in");
+    assert_eq!(server.metadata("x-team").as_deref(), Some("chat"));
+    assert_eq!(server.metadata("authorization").as_deref(), Some("Bearer secret"));
+    gateway.stop();
+}
+
 /// Clients of one thread, which has a descriptor table of its own.
 const CLIENTS_PER_THREAD: usize = 10_000;
 

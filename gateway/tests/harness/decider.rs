@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tonic::codegen::tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What is answered, and after how long.
@@ -34,6 +35,8 @@ struct Notes {
     asked: Mutex<Vec<AuthorizeRequest>>,
     under_way: AtomicUsize,
     most: AtomicUsize,
+    /// Of the last question.
+    metadata: Mutex<MetadataMap>,
 }
 
 struct Service {
@@ -62,6 +65,7 @@ impl Backend for Service {
         let now = notes.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         notes.most.fetch_max(now, Ordering::SeqCst);
         let _under_way = UnderWay(Arc::clone(&notes));
+        notes.metadata.lock().unwrap().clone_from(request.metadata());
         let (after, answer) = (self.decide)(request.get_ref());
         notes.asked.lock().unwrap().push(request.into_inner());
         // It takes this long to know.
@@ -108,6 +112,12 @@ impl Decider {
     /// What it was asked, in the order of coming.
     pub(crate) fn asked(&self) -> Vec<AuthorizeRequest> {
         self.notes.asked.lock().unwrap().clone()
+    }
+
+    /// An entry of the metadata of the last question.
+    pub(crate) fn metadata(&self, name: &str) -> Option<String> {
+        let metadata = self.notes.metadata.lock().unwrap();
+        metadata.get(name).map(|value| value.to_str().unwrap().to_owned())
     }
 
     /// Most questions that it had at a time.
