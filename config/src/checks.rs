@@ -179,7 +179,9 @@ fn what_commands_is_guarded(settings: &Settings, reader: &mut Reader<'_>) {
     let api = (settings.api_address(), settings.api.tokens_file.is_some(), "api.address", "api.tokens_file");
     let admin =
         (settings.admin_address(), settings.admin.token_file.is_some(), "admin.address", "admin.token_file");
-    for (address, guarded, own, file) in [api, admin] {
+    // Whoever may not drain by a token may not drain off loopback at all, so the token of the admin role is not asked for.
+    let grpc = settings.grpc.address.map(|address| (address, api.1, "grpc.address", "api.tokens_file"));
+    for (address, guarded, own, file) in [api, admin].into_iter().chain(grpc) {
         if !guarded && !address.ip().to_canonical().is_loopback() {
             reader.contradiction(
                 &[own, "http.address", file],
@@ -219,7 +221,7 @@ fn trust_has_an_object(settings: &Settings, reader: &mut Reader<'_>) {
     }
 }
 
-/// Roles may share one address exactly; anything else on the same port would fail when it is bound.
+/// Roles of HTTP may share one address exactly; anything else on the same port would fail when it is bound.
 fn listeners_do_not_collide(settings: &Settings, reader: &mut Reader<'_>) {
     let clients = ("listen.address", settings.listen.address);
     let roles = [
@@ -241,6 +243,17 @@ fn listeners_do_not_collide(settings: &Settings, reader: &mut Reader<'_>) {
                 format!("another port than {other_key}, which is \"{other}\""),
             );
         }
+    }
+    let Some(grpc) = settings.grpc.address else { return };
+    if let Some((other_key, other)) =
+        std::iter::once(&clients).chain(&roles).find(|(_, other)| overlap(*other, grpc))
+    {
+        reader.contradiction(
+            &["grpc.address", other_key],
+            "grpc.address",
+            quoted(&grpc.to_string()),
+            format!("another port than {other_key}, which is \"{other}\""),
+        );
     }
 }
 

@@ -50,8 +50,8 @@ pub use networks::{NETWORKS_MAX, Network};
 pub use patience::{AUTO_REPLIES_MAX, AUTO_REPLY_BYTES_MAX};
 pub use routes::{AutoReply, ROUTE_LIST_MAX, ROUTES_MAX, Route, SlowConsumer};
 pub use sections::{
-    Admin, Api, Backlog, Drain, Health, Heartbeat, Http, Inspection, Limits, Listen, Log, LogFormat, Mailbox,
-    Node, PeerHeader, SHARDS_MAX, Settings, Shards, Timeouts, Trust, WebSocket,
+    Admin, Api, Backlog, Drain, Grpc, Health, Heartbeat, Http, Inspection, Limits, Listen, Log, LogFormat,
+    Mailbox, Node, PeerHeader, SHARDS_MAX, Settings, Shards, Timeouts, Trust, WebSocket,
 };
 pub use template::{
     CHANNEL_TOKENS_MAX, ChannelTemplate, PATH_SEGMENTS_MAX, PATH_VARIABLES_MAX, Part, PathPattern, Segment,

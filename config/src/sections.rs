@@ -56,6 +56,8 @@ settings! {
         api: Api,
         /// The admin role.
         admin: Admin,
+        /// What app servers ask over gRPC.
+        grpc: Grpc,
         /// What is kept for whoever asks later.
         inspection: Inspection,
         /// What is logged, and how.
@@ -232,6 +234,13 @@ section! {
     address: Option<SocketAddr> = None, Optional(Address);
     /// A file with the token. `None`: no token is asked for, which only loopback allows.
     token_file: Option<PathBuf> = None, Optional(FilePath);
+}
+
+section! {
+    /// `[grpc]`
+    Grpc ["grpc"]
+    /// Where the gRPC service is. `None`: nowhere.
+    address: Option<SocketAddr> = None, Optional(Address);
 }
 
 section! {

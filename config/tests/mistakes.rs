@@ -423,12 +423,41 @@ fn a_network_that_is_none_is_found_by_its_place_in_the_list() {
 }
 
 #[test]
+fn the_listener_of_grpc_is_guarded_and_alone() {
+    each(&[
+        (
+            "[grpc]\naddress = '[::]:9000'",
+            "api.tokens_file",
+            2,
+            "nothing",
+            "because [::]:9000 is not loopback",
+        ),
+        (
+            "[grpc]\naddress = '127.0.0.1:8081'",
+            "grpc.address",
+            2,
+            "\"127.0.0.1:8081\"",
+            "another port than http.address",
+        ),
+        (
+            "[grpc]\naddress = '127.0.0.1:8080'",
+            "grpc.address",
+            2,
+            "\"127.0.0.1:8080\"",
+            "another port than listen.address",
+        ),
+    ]);
+}
+
+#[test]
 fn what_only_looks_like_a_contradiction_is_let_through() {
     for text in [
         "[listen]\naddress = '127.0.0.1:0'\n[http]\naddress = '127.0.0.1:0'",
         "[health]\naddress = '0.0.0.0:9000'\n[api]\naddress = '[::1]:8081'",
         "[api]\naddress = '[::ffff:127.0.0.1]:9000'",
         "[health]\naddress = '0.0.0.0:9000'\n[api]\naddress = '0.0.0.0:9000'\ntokens_file = 'a'",
+        "[grpc]\naddress = '[::]:9000'\n[api]\ntokens_file = 'a'",
+        "[grpc]\naddress = '[::1]:8081'",
         "[listen]\naddress = '[::1]:9000'\n[health]\naddress = '0.0.0.0:9000'",
         "[limits]\nconnections = 4\n[shards]\ncount = 4",
         "[backlog]\nbytes = '2MiB'\nnode_bytes = '2MiB'",

@@ -85,6 +85,8 @@ tokens_file = 'C:\odd "path"'
 [admin]
 address = "127.0.0.1:9003"
 token_file = "/etc/t"
+[grpc]
+address = "127.0.0.1:9004"
 [inspection]
 endings = 50
 [log]

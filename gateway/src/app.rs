@@ -19,12 +19,14 @@ use config::Settings;
 use net::{Clock, descriptors};
 use shard::Identity;
 use shard::limit::{Gate, NodeBytes};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::admin::{self, Admin, Requests, Role, RoleSet};
 use crate::backends::{Around, Backends};
 use crate::endings::EndingsLog;
+use crate::grpc::{self, Answers};
 use crate::in_force::{InForce, Live};
 use crate::lifecycle::{Before, Lifecycle, ORDERS_MAX, Order, say_farewell};
 use crate::metrics::{Descriptors, Metrics, Sources};
@@ -59,7 +61,8 @@ struct Node {
     running: Running,
     admin: Arc<Admin>,
     orders: mpsc::Receiver<Order>,
-    http: Vec<(tokio::net::TcpListener, RoleSet)>,
+    http: Vec<(TcpListener, RoleSet)>,
+    grpc: Option<TcpListener>,
     batches: mpsc::Receiver<Batch>,
     backends: Backends,
     endings: EndingsLog,
@@ -74,7 +77,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     let live = Arc::new(Live::new(InForce::new(1, settings.clone())?));
     let limit =
         descriptors::raise_limit().map_err(|error| format!("cannot raise the descriptor limit: {error}"))?;
-    let plan = node::plan(settings, limit, admin::CONNECTIONS_MAX as u64)?;
+    let plan = node::plan(settings, limit, runtime_connections(settings))?;
 
     let (runtime, of_runtime) = runtime().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let bench = Bench::new(settings, plan.shards, of_runtime)
@@ -83,15 +86,13 @@ fn start(settings: &Settings) -> Result<Node, String> {
     let stats = bench.stats.clone();
     let waiting = bench.start(settings, clock)?;
 
-    let http = runtime.block_on(listen_http(settings))?;
-    let signals = runtime
-        .block_on(async { Signals::listen() })
-        .map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let (http, grpc) = runtime.block_on(listen(settings))?;
+    let signals = runtime.block_on(listen_signals())?;
 
     let gate = Arc::new(Gate::new(node::gate_sizes(settings, plan)));
     let (batch_sender, batches) = mpsc::channel(BATCHES_MAX);
     let websocket_address = waiting.address;
-    announce(&name, epoch, plan, websocket_address, &http);
+    announce(&name, epoch, plan, websocket_address, &http, grpc.as_ref());
     let running = waiting.go(&Blueprint {
         identity: Identity { node: name.clone(), epoch, shard: 0 },
         sizes: node::sizes(settings, plan),
@@ -104,7 +105,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     });
 
     let recent = Arc::new(Recent::new(settings.inspection.endings as usize));
-    let requests = Arc::<Requests>::default();
+    let (requests, answers) = (Arc::<Requests>::default(), Arc::<Answers>::default());
     let publisher = Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded));
     let metrics = Metrics::new(Sources {
         stats: stats.clone(),
@@ -116,6 +117,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         authorizers: backends.authorize_stats(),
         recent: Arc::clone(&recent),
         requests: Arc::clone(&requests),
+        answers: Arc::clone(&answers),
         clock: Box::new(move || clock.ms()),
         refusal_labels: Vec::leak(shard::refusal_labels()),
         descriptors: descriptor_tables(settings),
@@ -132,6 +134,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         recent: Arc::clone(&recent),
         walk: tokio::sync::Mutex::new(()),
         requests: Arc::clone(&requests),
+        answers: Arc::clone(&answers),
         draining: Arc::new(AtomicBool::new(false)),
         clock: Box::new(move || clock.ms()),
         websocket_address,
@@ -139,7 +142,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         orders: order,
     });
     let endings = EndingsLog::new(name, epoch, live, clock, recent);
-    Ok(Node { runtime, running, admin, orders, http, batches, backends, endings, signals })
+    Ok(Node { runtime, running, admin, orders, http, grpc, batches, backends, endings, signals })
 }
 
 /// How descriptor tables are laid out.
@@ -161,8 +164,18 @@ fn runtime() -> std::io::Result<(Runtime, Vec<RawFd>)> {
     Ok((runtime, opened))
 }
 
+/// Catches signals, within the runtime that tells of them.
+async fn listen_signals() -> Result<Signals, String> {
+    Signals::listen().map_err(|error| format!("cannot listen for signals: {error}"))
+}
+
+/// Binds the addresses of the runtime.
+async fn listen(settings: &Settings) -> Result<(Vec<(TcpListener, RoleSet)>, Option<TcpListener>), String> {
+    Ok((listen_http(settings).await?, listen_grpc(settings).await?))
+}
+
 /// Binds each address of the three roles once.
-async fn listen_http(settings: &Settings) -> Result<Vec<(tokio::net::TcpListener, RoleSet)>, String> {
+async fn listen_http(settings: &Settings) -> Result<Vec<(TcpListener, RoleSet)>, String> {
     let mut roles: BTreeMap<SocketAddr, RoleSet> = BTreeMap::new();
     for (role, address) in [
         (Role::Health, settings.health_address()),
@@ -174,7 +187,7 @@ async fn listen_http(settings: &Settings) -> Result<Vec<(tokio::net::TcpListener
     }
     let mut listeners = Vec::with_capacity(roles.len());
     for (address, roles) in roles {
-        let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
             let labels: Vec<&str> = roles.iter().map(Role::label).collect();
             format!(
                 "cannot listen on {address} for HTTP ({}): {error}. Stop what listens there, or set another \
@@ -187,13 +200,32 @@ async fn listen_http(settings: &Settings) -> Result<Vec<(tokio::net::TcpListener
     Ok(listeners)
 }
 
+/// Binds the address of gRPC, if it has one.
+async fn listen_grpc(settings: &Settings) -> Result<Option<TcpListener>, String> {
+    let Some(address) = settings.grpc.address else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        format!(
+            "cannot listen on {address} for gRPC: {error}. Stop what listens there, or set another address, as in \
+             GATEWAY__GRPC__ADDRESS=127.0.0.1:9082."
+        )
+    })?;
+    Ok(Some(listener))
+}
+
+/// Connections that the runtime's listeners may have, for which descriptors are kept free.
+pub(crate) fn runtime_connections(settings: &Settings) -> u64 {
+    let grpc = settings.grpc.address.map_or(0, |_| grpc::CONNECTIONS_MAX);
+    (admin::CONNECTIONS_MAX + grpc) as u64
+}
+
 /// Says on standard output where to connect. The first line is for programs.
 fn announce(
     name: &NodeName,
     epoch: Epoch,
     plan: Plan,
     websocket: SocketAddr,
-    http: &[(tokio::net::TcpListener, RoleSet)],
+    http: &[(TcpListener, RoleSet)],
+    grpc: Option<&TcpListener>,
 ) {
     let address_of = |role: Role| {
         let listener = http.iter().find(|(_, roles)| roles.contains(role));
@@ -202,6 +234,9 @@ fn announce(
     let mut line = format!("listening ws={websocket}");
     if let Some(api) = address_of(Role::Api) {
         line.push_str(&format!(" http={api}"));
+    }
+    if let Some(grpc) = grpc.and_then(|listener| listener.local_addr().ok()) {
+        line.push_str(&format!(" grpc={grpc}"));
     }
     if let Some(admin) = address_of(Role::Admin) {
         line.push_str(&format!(
@@ -216,7 +251,8 @@ fn announce(
 
 impl Node {
     fn serve(self, file: Option<PathBuf>) -> ExitCode {
-        let Self { runtime, running, admin, orders, http, batches, backends, mut endings, signals } = self;
+        let Self { runtime, running, admin, orders, http, grpc, batches, backends, mut endings, signals } =
+            self;
         let (stop, _) = tokio::sync::watch::channel(false);
         let stopped = || {
             let mut stop = stop.subscribe();
@@ -227,12 +263,14 @@ impl Node {
         let intakes = backends.intakes();
         let backends = backends.start(&runtime, &Around::of(&admin));
         let pump = runtime.spawn(backend::pump(batches, intakes, move |_, event| endings.observe(event)));
-        let servers: Vec<_> = http
+        let mut servers: Vec<_> = http
             .into_iter()
             .map(|(listener, roles)| {
                 runtime.spawn(admin::serve(listener, roles, Arc::clone(&admin), stopped()))
             })
             .collect();
+        servers
+            .extend(grpc.map(|listener| runtime.spawn(grpc::serve(listener, Arc::clone(&admin), stopped()))));
         let stats = admin.stats.clone();
         runtime.spawn(memory::watch(Arc::clone(&admin)));
         let before = Before::default();

@@ -27,6 +27,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use shard::limit::Gate;
 
 use crate::admin::Requests;
+use crate::grpc::Answers;
 use crate::in_force::Live;
 use crate::recent::Recent;
 pub(crate) use process::{Descriptors, resident_bytes};
@@ -43,6 +44,8 @@ pub(crate) struct Sources {
     pub(crate) live: Arc<Live>,
     /// What the HTTP side has answered.
     pub(crate) requests: Arc<Requests>,
+    /// What was answered over gRPC.
+    pub(crate) answers: Arc<Answers>,
     /// Milliseconds since the process started, on the clock of [`Stats::last_turn_ms`].
     pub(crate) clock: Box<dyn Fn() -> u64 + Send + Sync>,
     /// For the endings that the log left out.
@@ -130,6 +133,8 @@ const PAUSED_BY_REASON: &str = "gateway_connections_paused_by_reason";
 const LAST_TURN_AGE: &str = "gateway_shard_last_turn_age_seconds";
 const HTTP_CONNECTIONS: &str = "gateway_http_connections";
 const HTTP_REQUESTS: &str = "gateway_http_requests_total";
+const GRPC_CONNECTIONS: &str = "gateway_grpc_connections";
+const GRPC_REQUESTS: &str = "gateway_grpc_requests_total";
 const LEFT_OUT: &str = "gateway_log_endings_left_out_total";
 const PEERS: &str = "gateway_peers";
 const DELIVERIES_DROPPED: &str = "gateway_deliveries_dropped_total";
@@ -246,6 +251,7 @@ impl Register<'_> {
         self.backends(sources);
         self.authorizers(sources);
         self.http();
+        self.grpc();
     }
 
     fn http(&mut self) {
@@ -261,6 +267,19 @@ impl Register<'_> {
                 Label::from_static_parts("code", code_label),
             ];
             self.counter(HTTP_REQUESTS, labels, Box::new(move |from| from.requests.value(role, code)));
+        }
+    }
+
+    fn grpc(&mut self) {
+        self.describe_gauge(GRPC_CONNECTIONS, "Connections of app servers and tools to the gRPC listener.");
+        self.gauge(GRPC_CONNECTIONS, Vec::new(), Box::new(|from| from.answers.connections()));
+        self.describe_counter(GRPC_REQUESTS, "Calls over gRPC, by method and the code of the answer.");
+        for (method, code, method_label, code_label) in Answers::series() {
+            let labels = vec![
+                Label::from_static_parts("method", method_label),
+                Label::from_static_parts("code", code_label),
+            ];
+            self.counter(GRPC_REQUESTS, labels, Box::new(move |from| from.answers.value(method, code)));
         }
     }
 

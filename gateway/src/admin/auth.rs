@@ -105,7 +105,7 @@ impl Tokens {
     ///
     /// # Errors
     /// 401 without a known token, 403 without the scope.
-    pub(super) fn allow(&self, access: Access, authorization: Option<&HeaderValue>) -> Result<(), Problem> {
+    pub(crate) fn allow(&self, access: Access, authorization: Option<&HeaderValue>) -> Result<(), Problem> {
         let (tokens, needed) = match access {
             Access::Open => return Ok(()),
             Access::Api(scope) => (&self.api, Some(scope)),

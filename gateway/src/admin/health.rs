@@ -30,16 +30,24 @@ pub(super) fn livez(admin: &Admin) -> Answer {
     json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "live": false, "reason": "stalled", "shards": shards }))
 }
 
-/// 200, or 503 while the node drains or a shard's listener is not open.
+/// 200, or 503 while the node is not ready.
 pub(super) fn readyz(admin: &Admin) -> Answer {
-    let closed = closed(&admin.stats);
-    let reason = match (admin.is_draining(), closed.is_empty()) {
-        (true, _) => "draining",
-        (false, false) => "listener_closed",
-        (false, true) => return json(StatusCode::OK, &json!({ "ready": true, "shards": admin.stats.len() })),
+    let Some(reason) = admin.unready() else {
+        return json(StatusCode::OK, &json!({ "ready": true, "shards": admin.stats.len() }));
     };
-    let body = json!({ "ready": false, "reason": reason, "shards_not_listening": closed });
+    let body = json!({ "ready": false, "reason": reason, "shards_not_listening": closed(&admin.stats) });
     json(StatusCode::SERVICE_UNAVAILABLE, &body)
+}
+
+impl Admin {
+    /// Why no new clients should come, if so: the node drains, or a shard's listener is not open.
+    pub(crate) fn unready(&self) -> Option<&'static str> {
+        match (self.is_draining(), closed(&self.stats).is_empty()) {
+            (true, _) => Some("draining"),
+            (false, false) => Some("listener_closed"),
+            (false, true) => None,
+        }
+    }
 }
 
 /// The exposition. Made on a thread that may block: it reads `/proc`.

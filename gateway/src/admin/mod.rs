@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bridge::{Epoch, NodeName, Stats, Switchboard};
 use tokio::sync::mpsc;
 
+use crate::grpc::Answers;
 use crate::in_force::Live;
 use crate::lifecycle::Order;
 use crate::metrics::Metrics;
@@ -123,6 +124,8 @@ pub(crate) struct Admin {
     pub(crate) walk: tokio::sync::Mutex<()>,
     /// What the HTTP side has answered.
     pub(crate) requests: Arc<Requests>,
+    /// What was answered over gRPC.
+    pub(crate) answers: Arc<Answers>,
     /// Set by whoever drains the node, never cleared.
     pub(crate) draining: Arc<AtomicBool>,
     /// Milliseconds since the process started, on the clock of [`Stats::last_turn_ms`].

@@ -75,7 +75,7 @@ impl Reason {
 
 /// One error on its way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// Which of the closed set.
     pub(super) reason: Reason,
     /// What happened here and what to do next.
@@ -114,6 +114,13 @@ impl Problem {
             response.headers_mut().insert(name, value);
         }
         response
+    }
+}
+
+/// Without the header, which gRPC has no place for.
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::new(problem.reason, problem.detail)
     }
 }
 

@@ -9,7 +9,7 @@ use config::{AutoOr, SHARDS_MAX, Settings};
 use super::machine::Machine;
 use super::report::{Fix, Row, Verdict, grouped, of_cores, plural, size};
 use super::{NODE_CONNECTIONS_MAX, Question, cost};
-use crate::{admin, node};
+use crate::{app, node};
 
 /// Places where a line belongs.
 const CONFIGURATION: &str = "configuration";
@@ -46,7 +46,8 @@ pub(super) fn room(settings: &Settings, limit: u64) -> u64 {
     let mut settings = settings.clone();
     settings.limits.connections = AutoOr::Auto;
     // The error says that there is not even one.
-    node::plan(&settings, limit, admin::CONNECTIONS_MAX as u64).map_or(0, |plan| u64::from(plan.connections))
+    node::plan(&settings, limit, app::runtime_connections(&settings))
+        .map_or(0, |plan| u64::from(plan.connections))
 }
 
 /// The least descriptor limit under which the program takes so many, of those that the kernel could be given.

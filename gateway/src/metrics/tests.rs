@@ -67,6 +67,7 @@ fn metrics() -> Metrics {
         requests: Arc::default(),
         backends: vec![("chat".to_owned(), Arc::default()), ("other".to_owned(), Arc::default())],
         authorizers: vec![("chat".to_owned(), Arc::default())],
+        answers: Arc::default(),
         clock: Box::new(|| 2500),
         refusal_labels: &["origin", "not_found"],
         descriptors: Descriptors::Shared,

@@ -25,6 +25,8 @@ pub(crate) struct Gateway {
     pub(crate) ws: SocketAddr,
     /// Where the three HTTP roles are, unless the configuration says otherwise.
     pub(crate) http: SocketAddr,
+    /// Where gRPC is, if the configuration has it.
+    pub(crate) grpc: Option<SocketAddr>,
     log: Arc<Mutex<String>>,
     logging: Option<JoinHandle<()>>,
     folder: TempDir,
@@ -139,12 +141,12 @@ impl Gateway {
         let logging = collect(child.stderr.take().unwrap(), Arc::clone(&log));
         let lines = lines(child.stdout.take().unwrap());
         let first = lines.recv_timeout(PATIENCE);
-        let Some((ws, http)) = first.as_deref().ok().and_then(addresses) else {
+        let Some((ws, http, grpc)) = first.as_deref().ok().and_then(addresses) else {
             let _ = child.kill();
             let _ = logging.join();
             panic!("the gateway did not start: {first:?}\n{}", log.lock().unwrap());
         };
-        Self { child, ws, http, log, logging: Some(logging), folder }
+        Self { child, ws, http, grpc, log, logging: Some(logging), folder }
     }
 
     /// A WebSocket client on this path.
@@ -294,10 +296,11 @@ impl Drop for Gateway {
     }
 }
 
-/// Reads `listening ws=ADDRESS http=ADDRESS`.
-fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let (ws, http) = line.strip_prefix("listening ws=")?.split_once(" http=")?;
-    Some((ws.parse().ok()?, http.parse().ok()?))
+/// Reads `listening ws=ADDRESS http=ADDRESS`, and ` grpc=ADDRESS` behind it.
+fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr, Option<SocketAddr>)> {
+    let (ws, rest) = line.strip_prefix("listening ws=")?.split_once(" http=")?;
+    let (http, grpc) = rest.split_once(" grpc=").map_or((rest, None), |(http, grpc)| (http, Some(grpc)));
+    Some((ws.parse().ok()?, http.parse().ok()?, grpc.and_then(|grpc| grpc.parse().ok())))
 }
 
 fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {

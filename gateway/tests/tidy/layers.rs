@@ -71,8 +71,11 @@ const LAYERS: [Layer; 9] = [
             "serde",
             "serde_json",
             "tokio",
-            // Metadata of calls to backends.
+            // The service for app servers, its health and its reflection, and metadata of calls to backends. Not tonic's own
+            // server, which brings a router: hyper and a match say it plainly.
             "tonic",
+            "tonic-health",
+            "tonic-reflection",
             "tracing",
             "tracing-subscriber",
         ],

@@ -164,8 +164,9 @@ fn name_complaints(source: &Source) -> Vec<String> {
     for (line, word) in code::words(&source.code) {
         let place = format!("{}:{line}: `{word}`", source.path);
         match previous {
-            // `get_mut` is how Rust's own collections name the twin of `get`.
-            "fn" if word.starts_with("get_") && word != "get_mut" => {
+            // `get_mut` is how Rust's own collections name the twin of `get`; gateway.v1 has a GetConnection, as is the
+            // custom of Protobuf.
+            "fn" if word.starts_with("get_") && !["get_mut", "get_connection"].contains(&word) => {
                 found.push(format!("{place}: leave out get_"))
             }
             "struct" | "enum" | "trait" | "type" | "mod" => {

@@ -1,0 +1,208 @@
+//! Translates the calls of `gateway.v1.Gateway` to and from [`crate::api`]: names and numbers as Protobuf has them to
+//! requests, answers and errors back. It decides nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backend::proto as wire;
+use backend::proto::message::Payload;
+use bridge::{Delivered, Kind, Message};
+use tonic::{Request, Response, Status};
+
+use crate::admin::Admin;
+use crate::api::connections::{self, Connection, Goodbye};
+use crate::api::node::{self, SECONDS_MAX};
+use crate::api::publish::{self, Outcome, Publish};
+use crate::api::{Error, Reason, users};
+
+/// The methods, for one call.
+pub(super) struct Calls {
+    admin: Arc<Admin>,
+}
+
+impl Calls {
+    pub(super) fn new(admin: Arc<Admin>) -> Self {
+        Self { admin }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl wire::gateway_server::Gateway for Calls {
+    async fn publish(&self, request: Request<wire::PublishRequest>) -> Answer<wire::PublishResponse> {
+        let outcome = publish::publish(&self.admin, request_of(request.get_ref())?).await?;
+        Ok(Response::new(published(outcome)))
+    }
+
+    async fn publish_batch(
+        &self,
+        request: Request<wire::PublishBatchRequest>,
+    ) -> Answer<wire::PublishBatchResponse> {
+        let messages = request.get_ref().messages.iter().map(request_of);
+        let outcomes = publish::publish_batch(&self.admin, messages).await?;
+        let refused = outcomes.iter().filter(|outcome| outcome.is_err()).count() as u32;
+        let results = outcomes.into_iter().map(result).collect();
+        Ok(Response::new(wire::PublishBatchResponse { results, refused }))
+    }
+
+    async fn send(&self, request: Request<wire::SendRequest>) -> Answer<wire::SendResponse> {
+        let wire::SendRequest { connection, message: sent } = request.get_ref();
+        connections::send(&self.admin, connection, message(sent.as_ref())?).await?;
+        Ok(Response::new(wire::SendResponse {}))
+    }
+
+    async fn send_to_user(
+        &self,
+        request: Request<wire::SendToUserRequest>,
+    ) -> Answer<wire::SendToUserResponse> {
+        let wire::SendToUserRequest { user, message: sent, exclude } = request.get_ref();
+        let message = message(sent.as_ref())?;
+        let outcome = users::send(&self.admin, user, message, set(exclude)).await?;
+        Ok(Response::new(wire::SendToUserResponse { delivery: outcome.map(delivery) }))
+    }
+
+    async fn close(&self, request: Request<wire::CloseRequest>) -> Answer<wire::CloseResponse> {
+        let wire::CloseRequest { connection, code, reason } = request.get_ref();
+        connections::close(&self.admin, connection, goodbye(*code, reason)?).await?;
+        Ok(Response::new(wire::CloseResponse {}))
+    }
+
+    async fn close_user(&self, request: Request<wire::CloseUserRequest>) -> Answer<wire::CloseUserResponse> {
+        let wire::CloseUserRequest { user, code, reason } = request.get_ref();
+        let connections = users::close(&self.admin, user, goodbye(*code, reason)?).await?;
+        Ok(Response::new(wire::CloseUserResponse { connections }))
+    }
+
+    async fn subscribe(&self, request: Request<wire::SubscribeRequest>) -> Answer<wire::SubscribeResponse> {
+        let wire::SubscribeRequest { connection, channel } = request.get_ref();
+        connections::subscribe(&self.admin, connection, channel).await?;
+        Ok(Response::new(wire::SubscribeResponse {}))
+    }
+
+    async fn unsubscribe(
+        &self,
+        request: Request<wire::UnsubscribeRequest>,
+    ) -> Answer<wire::UnsubscribeResponse> {
+        let wire::UnsubscribeRequest { connection, channel } = request.get_ref();
+        connections::unsubscribe(&self.admin, connection, channel).await?;
+        Ok(Response::new(wire::UnsubscribeResponse {}))
+    }
+
+    async fn get_connection(
+        &self,
+        request: Request<wire::GetConnectionRequest>,
+    ) -> Answer<wire::GetConnectionResponse> {
+        let found = connections::describe(&self.admin, &request.get_ref().connection).await?;
+        Ok(Response::new(wire::GetConnectionResponse { connection: Some(shown(found)) }))
+    }
+
+    async fn list_connections(
+        &self,
+        request: Request<wire::ListConnectionsRequest>,
+    ) -> Answer<wire::ListConnectionsResponse> {
+        let wire::ListConnectionsRequest { page_size, page_token } = request.get_ref();
+        // What does not fit is too large in any case, and the call says so.
+        let size = (*page_size > 0).then(|| u16::try_from(*page_size).unwrap_or(u16::MAX));
+        let page = connections::list(&self.admin, size, set(page_token)).await?;
+        Ok(Response::new(wire::ListConnectionsResponse {
+            connections: page.connections.into_iter().map(shown).collect(),
+            next_page_token: page.next_page_token.unwrap_or_default(),
+            node: self.admin.node.to_string(),
+            epoch: self.admin.epoch.0,
+        }))
+    }
+
+    async fn drain(&self, request: Request<wire::DrainRequest>) -> Answer<wire::DrainResponse> {
+        let within = request.get_ref().seconds.map(seconds).transpose()?;
+        node::drain(&self.admin, within)?;
+        Ok(Response::new(wire::DrainResponse {}))
+    }
+}
+
+fn request_of(request: &wire::PublishRequest) -> Result<Publish<'_>, Error> {
+    let wire::PublishRequest { channel, message: sent, exclude } = request;
+    Ok(Publish { channel, message: message(sent.as_ref())?, exclude: set(exclude) })
+}
+
+fn message(message: Option<&wire::Message>) -> Result<Message, Error> {
+    match message.and_then(|message| message.payload.as_ref()) {
+        Some(Payload::Text(text)) => Ok(Message::copy_from(Kind::Text, text.as_bytes())),
+        // A copy of its own: what arrived is a piece of a larger buffer, which would live as long as the message.
+        Some(Payload::Binary(bytes)) => Ok(Message::copy_from(Kind::Binary, bytes)),
+        None => {
+            Err(Error::new(Reason::BadRequest, "Set message.text, or message.binary; an empty one is fine."))
+        }
+    }
+}
+
+/// Protobuf says nothing of a text that is not set but that it is empty.
+fn set(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn goodbye(code: u32, reason: &str) -> Result<Goodbye<'_>, Error> {
+    let code = u16::try_from(code).map_err(|_| {
+        Error::new(Reason::BadClose, format!("{code} is no close code; use 1000, or one from 4000 to 4999."))
+    })?;
+    Ok(Goodbye { code: (code > 0).then_some(code), reason })
+}
+
+fn seconds(seconds: u32) -> Result<Duration, Error> {
+    if seconds > u32::from(SECONDS_MAX) {
+        return Err(Error::new(Reason::BadRequest, format!("seconds is 0 to {SECONDS_MAX}; ask for less.")));
+    }
+    Ok(Duration::from_secs(seconds.into()))
+}
+
+fn published(outcome: Outcome) -> wire::PublishResponse {
+    wire::PublishResponse { delivery: outcome.map(delivery) }
+}
+
+fn delivery(counts: Delivered) -> wire::Delivery {
+    let Delivered { subscribers, queued, dropped } = counts;
+    wire::Delivery { subscribers, queued, dropped }
+}
+
+fn result(outcome: Result<Outcome, Error>) -> wire::PublishBatchResult {
+    use wire::publish_batch_result::Outcome as Is;
+    let outcome = match outcome {
+        Ok(outcome) => Is::Published(published(outcome)),
+        Err(error) => Is::Failure(wire::Failure {
+            reason: error.reason.label().to_owned(),
+            detail: error.detail.into_owned(),
+        }),
+    };
+    wire::PublishBatchResult { outcome: Some(outcome) }
+}
+
+fn shown(connection: Connection) -> wire::Connection {
+    wire::Connection {
+        id: connection.id,
+        user: connection.user,
+        route: connection.route.unwrap_or_default(),
+        peer: connection.peer,
+        phase: connection.phase.to_owned(),
+        age_ms: connection.age_ms,
+        quiet_ms: connection.quiet_ms,
+        channels: connection.channels,
+        messages_in: connection.messages_in,
+        messages_out: connection.messages_out,
+        bytes_in: connection.bytes_in,
+        bytes_out: connection.bytes_out,
+        backlog_frames: connection.backlog_frames,
+        backlog_bytes: u64::from(connection.backlog_bytes),
+        partial_bytes: connection.partial_bytes,
+        paused: connection.paused.into_iter().map(str::to_owned).collect(),
+        closing: connection.closing.map(|closing| wire::Closing {
+            reason: closing.reason.to_owned(),
+            sent_code: closing.sent_code.map(u32::from),
+        }),
+        peer_connections: connection.peer_connections,
+        limiter: connection.limiter.map(|limiter| wire::Limiter {
+            messages: limiter.messages,
+            burst: limiter.burst,
+            wait_ms: limiter.wait_ms,
+        }),
+    }
+}
