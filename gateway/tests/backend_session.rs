@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ::backend::proto::command::{CloseOne, Join, Leave, Order, PublishTo, SetState};
 use ::backend::proto::result::Status;
 use ::backend::proto::{Ack, Event, Message, ack, event, message, to_gateway};
-use harness::backend::{AppServer, Handler, Seen, echo, text};
+use harness::backend::{AppServer, Conduct, Seen, echo, text};
 use harness::{Client, Gateway};
 
 /// A gateway whose route `/app` tells these app servers, with further keys of the backend.
@@ -97,7 +97,7 @@ fn whoever_came_while_the_app_server_was_away_is_served_when_it_is_back() {
 }
 
 /// Acknowledges and notes; answers nobody.
-fn quiet() -> Handler {
+fn quiet() -> Conduct {
     Arc::new(|line, event| line.ack(&event))
 }
 

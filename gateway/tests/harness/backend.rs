@@ -26,7 +26,7 @@ use super::eventually;
 const WORDS_MAX: usize = 65_536;
 
 /// What is to be done with an event.
-pub(crate) type Handler = Arc<dyn Fn(&Line, Event) + Send + Sync>;
+pub(crate) type Conduct = Arc<dyn Fn(&Line, Event) + Send + Sync>;
 
 /// What all processes of an app server have seen.
 #[derive(Default)]
@@ -107,7 +107,7 @@ pub(crate) fn text(event: &Event) -> Option<&str> {
 }
 
 /// Answers a message with its text and acknowledges everything.
-pub(crate) fn echo() -> Handler {
+pub(crate) fn echo() -> Conduct {
     Arc::new(|line, event| {
         if let Some(text) = text(&event) {
             line.send(0, &event.connection, text);
@@ -117,7 +117,7 @@ pub(crate) fn echo() -> Handler {
 }
 
 struct Service {
-    handler: Handler,
+    conduct: Conduct,
     lines: Arc<Mutex<Vec<Line>>>,
     seen: Arc<Mutex<Seen>>,
 }
@@ -143,7 +143,7 @@ impl Backend for Service {
 
     async fn session(&self, request: Request<Streaming<FromGateway>>) -> Result<Response<Words>, Status> {
         let (words, receiver) = mpsc::channel(WORDS_MAX);
-        let (handler, seen) = (Arc::clone(&self.handler), Arc::clone(&self.seen));
+        let (conduct, seen) = (Arc::clone(&self.conduct), Arc::clone(&self.seen));
         let number = {
             let mut seen = seen.lock().unwrap();
             seen.sessions += 1;
@@ -161,7 +161,7 @@ impl Backend for Service {
                     }
                     from_gateway::Content::Event(event) => {
                         seen.lock().unwrap().events.push(event.clone());
-                        handler(&line, event);
+                        conduct(&line, event);
                     }
                     from_gateway::Content::Result(result) => {
                         seen.lock().unwrap().results.insert(result.command_id, result);
@@ -178,16 +178,16 @@ impl Backend for Service {
 
 impl AppServer {
     /// One on a port of the kernel's choice.
-    pub(crate) fn start(handler: Handler) -> Self {
-        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), handler, Arc::default())
+    pub(crate) fn start(conduct: Conduct) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), conduct, Arc::default())
     }
 
     /// One at this address, which goes on with what another has seen.
-    pub(crate) fn start_at(address: SocketAddr, handler: Handler, seen: Arc<Mutex<Seen>>) -> Self {
+    pub(crate) fn start_at(address: SocketAddr, conduct: Conduct, seen: Arc<Mutex<Seen>>) -> Self {
         let (kill, killed) = oneshot::channel();
         let (report, reported) = std::sync::mpsc::sync_channel(1);
         let lines = Arc::<Mutex<Vec<Line>>>::default();
-        let service = Arc::new(Service { handler, seen: Arc::clone(&seen), lines: Arc::clone(&lines) });
+        let service = Arc::new(Service { conduct, seen: Arc::clone(&seen), lines: Arc::clone(&lines) });
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
