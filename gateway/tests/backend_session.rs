@@ -198,6 +198,26 @@ fn an_endpoint_that_accepts_and_never_answers_gets_nothing() {
 }
 
 #[test]
+fn a_name_with_an_address_where_nobody_listens_and_a_server_without_health_will_do() {
+    let server = AppServer::start(echo());
+    // `localhost` may stand for an IPv6 address, too, where this server does not listen.
+    let named = format!("'http://localhost:{}'", server.address.port());
+    let gateway = Gateway::start(&format!(
+        "[[route]]\nname = 'app'\npath = '/app'\ninbound = {{ backend = 'chat' }}\n\
+         [[backend]]\nname = 'chat'\nendpoints = [{named}]\nstreams = 3\nhealth = true"
+    ));
+    gateway.until("three streams", |metrics| {
+        metrics.value("gateway_backend_streams_up{backend=\"chat\"}") == 3.0
+            && metrics.value("gateway_backend_endpoints_up{backend=\"chat\"}") == 1.0
+    });
+    let mut clients: Vec<Client> = (0..20).map(|_| gateway.client("/app")).collect();
+    for client in &mut clients {
+        client.echoes("hello");
+    }
+    gateway.stop();
+}
+
+#[test]
 fn nonsense_ends_the_stream_and_disturbs_nobody() {
     let server = AppServer::start(echo());
     let gateway = gateway(&[server.address], "");

@@ -79,6 +79,8 @@ struct Stream {
     address: SocketAddr,
     line: Line,
     is_answered: bool,
+    /// Its address is not one of the backend's any more, or not healthy.
+    is_withdrawn: bool,
     /// Nothing more is said on it since then.
     half_closed: Option<Instant>,
 }
@@ -207,7 +209,10 @@ impl Task {
         match news {
             News::Opened { id, address, line } => {
                 self.session.opened(id, now_ms);
-                self.streams.insert(id, Stream { address, line, is_answered: false, half_closed: None });
+                self.streams.insert(
+                    id,
+                    Stream { address, line, is_answered: false, is_withdrawn: false, half_closed: None },
+                );
             }
             News::Heard { id, words } => {
                 let Some(stream) = self.streams.get_mut(&id) else { return };
@@ -219,9 +224,15 @@ impl Task {
                     self.obey(id, word, now_ms);
                 }
             }
-            News::Withdrawn { id } => self.session.going_away(id, now_ms),
+            News::Withdrawn { id } => {
+                if let Some(stream) = self.streams.get_mut(&id) {
+                    stream.is_withdrawn = true;
+                }
+                self.session.going_away(id, now_ms);
+            }
             News::Lost { id, why, detail } => {
                 let Some(stream) = self.streams.remove(&id) else { return };
+                let why = if stream.is_withdrawn { StreamEnd::Withdrawn } else { why };
                 let (backend, address) = (&self.backend, stream.address);
                 tracing::info!(%backend, %address, reason = why.label(), detail, "a stream has ended");
                 self.session.lost(id, why, now_ms);
@@ -409,6 +420,8 @@ impl Task {
             match tokio::time::timeout_at(deadline, news.recv()).await {
                 Ok(Some(News::Lost { id, .. })) => {
                     self.streams.remove(&id);
+                    let now_ms = self.now_ms();
+                    self.session.lost(id, StreamEnd::Ending, now_ms);
                 }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return,
