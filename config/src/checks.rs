@@ -4,13 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::backends;
 use crate::forms::{AutoOr, quoted};
 use crate::inbound::Inbound;
 use crate::limits;
 use crate::reader::Reader;
 use crate::sections::{PeerHeader, Settings};
 use crate::units::print_duration;
+use crate::{backends, bus};
 
 /// Notes every contradiction between keys.
 pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
@@ -25,6 +25,7 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     listeners_do_not_collide(settings, reader);
     trust_has_an_object(settings, reader);
     limits::check(settings, reader);
+    bus::check(settings, reader);
     backends::check(&settings.backends, reader);
     routes_tell_somebody_who_is_there(settings, reader);
     decisions_come_in_time(settings, reader);
@@ -47,12 +48,6 @@ fn routes_tell_somebody_who_is_there(settings: &Settings, reader: &mut Reader<'_
                 let key = format!("route[{position}].{key}");
                 reader.contradiction(&[&key], &key, quoted(name.as_str()), expected.clone());
             }
-        }
-        if route.inbound == Inbound::Bus {
-            let key = format!("route[{position}].inbound");
-            let expected = "something else: no app server can listen on the embedded bus, which is the only one there \
-                 is; { backend = \"chat\" } tells one over gRPC";
-            reader.contradiction(&[&key], &key, quoted("bus"), expected.to_owned());
         }
     }
 }

@@ -37,6 +37,7 @@ const LIVE: &[&str] = &[
     "limits.subscriptions_per_connection",
     "listen.proxy_protocol",
     "log.endings_per_second",
+    "ready",
     "timeouts",
     "trust",
     "websocket",

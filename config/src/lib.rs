@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+mod bus;
 mod checks;
 mod diff;
 mod endpoints;
@@ -32,6 +33,10 @@ use toml::de::DeTable;
 
 pub use backends::{
     AUTHORIZE_HEADERS_MAX, AuthorizeCalls, BACKENDS_MAX, Backend, Backoff, ENDPOINTS_MAX, KeepAlive, Tls,
+};
+pub use bus::{
+    BUS_PREFIX_BYTES_MAX, BUS_SERVERS_MAX, Bus, BusKind, BusNats, BusPrefix, NatsServer, OnBusLoss, OnGap,
+    Ready, Requirement,
 };
 pub use diff::Change;
 pub use endpoints::{

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use crate::bus::{ON_BUS_LOSS, ON_GAP, OnBusLoss, OnGap};
 use crate::forms::{Flag, Form, OneOf, Pattern, Time, Word, quoted};
 use crate::inbound::{self, Inbound};
 use crate::names::{BackendName, Origin, Origins, RouteName, Subprotocol};
@@ -66,6 +67,10 @@ pub struct Route {
     pub auto_reply: Vec<AutoReply>,
     /// What gives way when a client takes its channels' messages too slowly.
     pub slow_consumer: SlowConsumer,
+    /// What becomes of what its clients send while the bus is away.
+    pub on_bus_loss: OnBusLoss,
+    /// What becomes of its connections after that.
+    pub on_gap: OnGap,
 }
 
 /// A message and what is answered to it.
@@ -108,6 +113,8 @@ pub(crate) const KEYS: &[&str] = &[
     "max_age_jitter",
     "auto_reply",
     "slow_consumer",
+    "on_bus_loss",
+    "on_gap",
 ];
 
 const NAME: Word<RouteName> =
@@ -234,6 +241,8 @@ fn read_route<'t>(
         max_age_jitter: reader.field(spot, "max_age_jitter", &JITTER).or(tenth(max_age)),
         auto_reply: patience::read_auto_reply(reader, spot),
         slow_consumer: reader.field(spot, "slow_consumer", &SLOW_CONSUMER).or(bare.slow_consumer),
+        on_bus_loss: reader.field(spot, "on_bus_loss", &ON_BUS_LOSS).or(bare.on_bus_loss),
+        on_gap: reader.field(spot, "on_gap", &ON_GAP).or(bare.on_gap),
         name: name.unwrap_or(bare.name),
         path: path.unwrap_or(bare.path),
     }
@@ -265,6 +274,8 @@ fn bare(from: Inherited<'_>) -> Route {
         max_age_jitter: Duration::ZERO,
         auto_reply: Vec::new(),
         slow_consumer: SlowConsumer::Close,
+        on_bus_loss: OnBusLoss::Pause,
+        on_gap: OnGap::Ignore,
     }
 }
 
@@ -355,6 +366,8 @@ pub(crate) fn write(route: &Route, from: Inherited<'_>, out: &mut String) {
     write_key(out, "max_age_jitter", own(*jitter != tenth(route.max_age), JITTER.write(jitter)));
     write_key(out, "auto_reply", patience::write_auto_reply(&route.auto_reply));
     write_key(out, "slow_consumer", SLOW_CONSUMER.write(&route.slow_consumer));
+    write_key(out, "on_bus_loss", ON_BUS_LOSS.write(&route.on_bus_loss));
+    write_key(out, "on_gap", ON_GAP.write(&route.on_gap));
 }
 
 fn write_list<T>(values: &[T], form: &impl Form<T>) -> String {
@@ -383,5 +396,7 @@ pub(crate) fn expectations() -> Vec<(&'static str, String)> {
         ("max_age_jitter", JITTER.expected()),
         ("auto_reply", patience::expected_auto_reply()),
         ("slow_consumer", SLOW_CONSUMER.expected()),
+        ("on_bus_loss", ON_BUS_LOSS.expected()),
+        ("on_gap", ON_GAP.expected()),
     ]
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::backends;
+use crate::bus::{Bus, BusNats, Ready};
 use crate::forms::{
     Address, AutoOr, Count, FilePath, Flag, List, Number, OneOf, Optional, OrAuto, Pattern, Size, Time, Word,
 };
@@ -64,6 +65,12 @@ settings! {
         log: Log,
         /// Ending gracefully.
         drain: Drain,
+        /// What joins this node to others and to app servers.
+        bus: Bus,
+        /// How NATS is reached.
+        bus_nats: BusNats,
+        /// What the node asks for before it calls itself ready.
+        ready: Ready,
     }
 }
 

@@ -96,6 +96,23 @@ endings_per_second = 0
 [drain]
 deadline = "8s"
 accept_seconds = 3
+[bus]
+kind = "nats"
+prefix = "edge"
+partitions = 4
+window = 100
+window_bytes = "1MiB"
+connection_window = 4
+queue = 99
+[bus.nats]
+servers = ["nats://a:4222", "tls://[::1]:4223"]
+jetstream = true
+credentials_file = "/creds"
+ca_file = "/ca"
+certificate_file = "/c"
+key_file = "/k"
+[ready]
+requires = ["bus"]
 [[backend]]
 name = "chat"
 endpoints = ["https://chat.example.org:443", "https://[::1]:50051"]
@@ -135,6 +152,8 @@ max_age = "24h"
 max_age_jitter = "1h"
 auto_reply = { "ping" = "pong", 'a "b"\' = "", "c\u0000" = "d\n" }
 slow_consumer = "keep_latest"
+on_bus_loss = "drop"
+on_gap = "close"
 [[route]]
 name = "rooms"
 path = "/rooms/{room}/{side}"

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use backend::{Embedded, Publisher};
+use backend::{Bus, Intake, Publisher};
 use bridge::event::Batch;
 use bridge::{Epoch, NodeName, Switchboard};
 use config::Settings;
@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::admin::{self, Admin, Requests, Role, RoleSet};
 use crate::backends::{Around, Backends};
+use crate::bus::BusEnds;
 use crate::endings::EndingsLog;
 use crate::grpc::{self, Answers};
 use crate::in_force::{InForce, Live};
@@ -67,6 +68,8 @@ struct Node {
     backends: Backends,
     endings: EndingsLog,
     signals: Signals,
+    /// The bus, and the pump's end of its upstream.
+    bus: (Arc<dyn Bus>, Option<Intake>),
 }
 
 fn start(settings: &Settings) -> Result<Node, String> {
@@ -82,11 +85,13 @@ fn start(settings: &Settings) -> Result<Node, String> {
     let (runtime, of_runtime) = runtime().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let bench = Bench::new(settings, plan.shards, of_runtime)
         .map_err(|error| format!("cannot open a poll: {error}"))?;
-    let switchboard = Arc::new(Switchboard::new(bench.mailboxes.clone()));
+    let (switchboard, bus_ends) = BusEnds::beside(settings, Switchboard::new(bench.mailboxes.clone()));
     let stats = bench.stats.clone();
     let waiting = bench.start(settings, clock)?;
 
     let (http, grpc) = runtime.block_on(listen(settings))?;
+    // No shard has opened anybody's connection yet, so a bus that refuses us ends the start with nobody served.
+    let bus = runtime.block_on(bus_ends.start(settings, (&name, epoch), &switchboard, &live))?;
     let signals = runtime.block_on(listen_signals())?;
 
     let gate = Arc::new(Gate::new(node::gate_sizes(settings, plan)));
@@ -106,7 +111,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
 
     let recent = Arc::new(Recent::new(settings.inspection.endings as usize));
     let (requests, answers) = (Arc::<Requests>::default(), Arc::<Answers>::default());
-    let publisher = Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded));
+    let publisher = Publisher::new(Arc::clone(&switchboard), Arc::clone(&bus.0));
     let metrics = Metrics::new(Sources {
         stats: stats.clone(),
         switchboard: Arc::clone(&switchboard),
@@ -142,7 +147,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         orders: order,
     });
     let endings = EndingsLog::new(name, epoch, live, clock, recent);
-    Ok(Node { runtime, running, admin, orders, http, grpc, batches, backends, endings, signals })
+    Ok(Node { runtime, running, admin, orders, http, grpc, batches, backends, endings, signals, bus })
 }
 
 /// How descriptor tables are laid out.
@@ -251,8 +256,19 @@ fn announce(
 
 impl Node {
     fn serve(self, file: Option<PathBuf>) -> ExitCode {
-        let Self { runtime, running, admin, orders, http, grpc, batches, backends, mut endings, signals } =
-            self;
+        let Self {
+            bus,
+            runtime,
+            running,
+            admin,
+            orders,
+            http,
+            grpc,
+            batches,
+            backends,
+            mut endings,
+            signals,
+        } = self;
         let (stop, _) = tokio::sync::watch::channel(false);
         let stopped = || {
             let mut stop = stop.subscribe();
@@ -260,7 +276,8 @@ impl Node {
                 let _ = stop.wait_for(|stop| *stop).await;
             }
         };
-        let intakes = backends.intakes();
+        let (bus, bus_intake) = bus;
+        let intakes = bus_intake.into_iter().chain(backends.intakes()).collect();
         let backends = backends.start(&runtime, &Around::of(&admin));
         let pump = runtime.spawn(backend::pump(batches, intakes, move |_, event| endings.observe(event)));
         let mut servers: Vec<_> = http
@@ -288,6 +305,7 @@ impl Node {
             for backend in backends {
                 let _ = backend.await;
             }
+            bus.stop().await;
         });
         match result {
             Ok(()) => {

@@ -4,10 +4,12 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use backend::joint::Routes;
 use config::Settings;
 
 use crate::admin::RouteInfo;
 use crate::admin::auth::Tokens;
+use crate::bus;
 
 /// One state of the configuration.
 pub(crate) struct InForce {
@@ -36,20 +38,31 @@ impl InForce {
 }
 
 /// Where the state is found.
-pub(crate) struct Live(RwLock<Arc<InForce>>);
+pub(crate) struct Live {
+    state: RwLock<Arc<InForce>>,
+    bus_routes: Arc<Routes>,
+}
 
 impl Live {
     pub(crate) fn new(first: InForce) -> Self {
-        Self(RwLock::new(Arc::new(first)))
+        let bus_routes = Arc::<Routes>::default();
+        bus_routes.set(bus::routes(&first.settings));
+        Self { state: RwLock::new(Arc::new(first)), bus_routes }
     }
 
     /// The state of this moment. Nobody holds the lock for longer than it takes to copy a pointer.
     pub(crate) fn now(&self) -> Arc<InForce> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the bus is told of routes.
+    pub(crate) const fn bus_routes(&self) -> &Arc<Routes> {
+        &self.bus_routes
     }
 
     /// Puts another in its place.
     pub(crate) fn replace(&self, next: InForce) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        self.bus_routes.set(bus::routes(&next.settings));
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
     }
 }

@@ -6,6 +6,7 @@ mod admin;
 mod api;
 mod app;
 mod backends;
+mod bus;
 mod doctor;
 mod endings;
 mod grpc;

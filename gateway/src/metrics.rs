@@ -9,13 +9,14 @@
 
 mod authorizers;
 mod backends;
+mod bus;
 mod histogram;
 mod process;
 
 use std::sync::Arc;
 
+use backend::Publisher;
 use backend::grpc::{AuthorizeStats, SessionStats};
-use backend::{BusState, Publisher};
 use bridge::command::NotDone;
 use bridge::ending::Turned;
 use bridge::limited::Kind;
@@ -91,7 +92,7 @@ const COUNTERS: &[Sum] = &[
     ("gateway_publishes_delayed_total", |s| s.publishes_delayed.value(), "Publishes of clients that waited because a mailbox was full."),
     ("gateway_deliveries_total", |s| s.deliveries.value(), "Subscribers that messages were due to, summed over messages."),
     ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited for a socket that took no more."),
-    ("gateway_goodbyes_total", |s| s.goodbyes.value(), "Connections told to go by a drain or a shed."),
+    ("gateway_goodbyes_total", |s| s.goodbyes.value(), "Connections told to go by a drain, a shed or a gap of the bus."),
     ("gateway_connections_cut_total", |s| s.cut.value(), "Connections cut because they were still there at a drain's deadline."),
 ];
 
@@ -142,7 +143,6 @@ const PEERS_TOLD: &str = "gateway_peers_told_total";
 const LIMITED: &str = "gateway_limited_total";
 const FORGOTTEN: &str = "gateway_peers_forgotten_total";
 const RECENT: &str = "gateway_peers_recent";
-const BUS_UP: &str = "gateway_bus_up";
 const MAILBOX_DEPTH: &str = "gateway_shard_mailbox_depth";
 
 /// One line of the exposition: where its value comes from, and where it goes.
@@ -361,10 +361,7 @@ impl Register<'_> {
         self.describe_gauge(BUILD_INFO, "Always 1; the version is the label.");
         let version = Label::from_static_parts("version", env!("CARGO_PKG_VERSION"));
         self.gauge(BUILD_INFO, vec![version], Box::new(|_| 1));
-        self.describe_gauge(BUS_UP, "Whether the bus carries messages: 1 or 0.");
-        let bus = Label::from_static_parts("bus", sources.publisher.bus().name());
-        let is_up = |from: &Sources| u64::from(from.publisher.bus().state() == BusState::Up);
-        self.gauge(BUS_UP, vec![bus], Box::new(is_up));
+        self.bus(sources);
     }
 
     fn describe_counter(&self, name: &'static str, help: &'static str) {

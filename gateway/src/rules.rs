@@ -93,7 +93,11 @@ fn route(route: &config::Route, upstreams: &Upstreams<'_>) -> Result<Route, Stri
             config::SlowConsumer::DropOldest => SlowConsumer::DropOldest,
             config::SlowConsumer::KeepLatest => SlowConsumer::KeepLatest,
         },
-        on_bus_loss: OnBusLoss::default(),
+        on_bus_loss: match route.on_bus_loss {
+            config::OnBusLoss::Pause => OnBusLoss::Pause,
+            config::OnBusLoss::Drop => OnBusLoss::Drop,
+            config::OnBusLoss::Close => OnBusLoss::Close,
+        },
         auto_replies: route.auto_reply.iter().map(auto_reply).collect(),
     })
 }

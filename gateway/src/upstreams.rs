@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use backend::joint::BUS;
 use bridge::{Quota, Upstream};
-use config::{Backend, BackendName, Settings};
+use config::{Backend, BackendName, BusKind, Settings};
 use shard::rules::Authorizer;
 
 use crate::rules::ticks;
@@ -25,12 +26,17 @@ pub(crate) enum Whom<'s> {
 }
 
 /// Every upstream; its place is its number.
-pub(crate) struct Upstreams<'s>(Vec<&'s Backend>);
+pub(crate) struct Upstreams<'s> {
+    /// The one that app servers can listen on, if there is one.
+    bus: Option<&'s config::Bus>,
+    backends: Vec<&'s Backend>,
+}
 
 impl<'s> Upstreams<'s> {
     /// Those of these settings.
     pub(crate) fn of(settings: &'s Settings) -> Self {
-        Self(settings.backends.iter().collect())
+        let bus = Some(&settings.bus).filter(|bus| bus.kind != BusKind::Embedded);
+        Self { bus, backends: settings.backends.iter().collect() }
     }
 
     /// The number of an upstream.
@@ -39,8 +45,11 @@ impl<'s> Upstreams<'s> {
     /// It is not there, which the configuration has refused already.
     pub(crate) fn number(&self, whom: Whom<'_>) -> Result<Upstream, String> {
         let place = match whom {
-            Whom::Bus => return Err("no app server can listen on the embedded bus".to_owned()),
-            Whom::Name(name) => self.0.iter().position(|backend| backend.name == *name),
+            Whom::Bus => self.bus.map(|_| usize::from(BUS.0)),
+            Whom::Name(name) => {
+                let place = self.backends.iter().position(|backend| backend.name == *name);
+                place.map(|place| place + usize::from(self.bus.is_some()))
+            }
         };
         let place = place.and_then(|place| u16::try_from(place).ok());
         place.map(Upstream).ok_or_else(|| format!("no upstream is {whom:?}"))
@@ -52,14 +61,30 @@ impl<'s> Upstreams<'s> {
     /// It is not there, which the configuration has refused already.
     pub(crate) fn authorizer(&self, name: &BackendName) -> Result<Authorizer, String> {
         let upstream = self.number(Whom::Name(name))?;
-        let backend = self.0.get(usize::from(upstream.0)).ok_or_else(|| format!("no upstream is {name}"))?;
+        let backend = self.backends.iter().find(|backend| backend.name == *name);
+        let backend = backend.ok_or_else(|| format!("no upstream is {name}"))?;
         let headers = backend.authorize.headers.iter().map(|header| header.as_str().into()).collect();
         Ok(Authorizer { upstream, headers })
     }
 
     /// What each of so many shards may hand to each upstream.
     pub(crate) fn quotas(&self, shards: u16) -> Vec<Quota> {
-        self.0.iter().map(|backend| quota(backend, shards)).collect()
+        let bus = self.bus.map(|bus| bus_quota(bus, shards));
+        bus.into_iter().chain(self.backends.iter().map(|backend| quota(backend, shards))).collect()
+    }
+}
+
+/// The window of the bus, split evenly over the partitions and shards that feed it. Whoever has something to say waits for
+/// as long as the bus is away: what else is done then is the route's `on_bus_loss`.
+fn bus_quota(bus: &config::Bus, shards: u16) -> Quota {
+    let lanes = u64::from(bus.partitions.get()) * u64::from(shards.max(1));
+    let share = |window: u64, least: u64| u32::try_from((window / lanes).max(least)).unwrap_or(u32::MAX);
+    Quota {
+        partitions: u16::try_from(bus.partitions.get()).unwrap_or(bridge::inbound::PARTITIONS_MAX),
+        events: share(u64::from(bus.window.get()), EVENTS_MIN),
+        bytes: share(bus.window_bytes.as_u64(), BYTES_MIN),
+        connection_events: u16::try_from(bus.connection_window.get()).unwrap_or(u16::MAX),
+        patience_ticks: u32::MAX,
     }
 }
 
@@ -101,6 +126,22 @@ mod tests {
             patience_ticks: 300,
         };
         assert_eq!(quotas, [quota]);
+    }
+
+    #[test]
+    fn the_bus_is_number_zero_where_there_is_one() {
+        let backend = "[[backend]]\nname = 'a'\nendpoints = ['http://a:1']\n";
+        let (alone, beside) = (backend.to_owned(), format!("[bus]\nkind = 'nats'\nwindow = 6400\n{backend}"));
+        let number = |text: &str, whom| {
+            let settings = config::load(text, []).unwrap();
+            Upstreams::of(&settings).number(whom).ok().map(|upstream| upstream.0)
+        };
+        let name = BackendName::parse("a").unwrap();
+        assert_eq!((number(&alone, Whom::Bus), number(&alone, Whom::Name(&name))), (None, Some(0)));
+        assert_eq!((number(&beside, Whom::Bus), number(&beside, Whom::Name(&name))), (Some(0), Some(1)));
+        let settings = config::load(&beside, []).unwrap();
+        let quotas = Upstreams::of(&settings).quotas(4);
+        assert_eq!((quotas.len(), quotas[0].partitions, quotas[0].events), (2, 16, 100));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Owns the three calls of the health role. `/livez` asks whether the process should be restarted: only a shard
 //! that has stopped turning says so. `/readyz` asks whether new clients should come, and speaks of this node only:
-//! a bus that is away makes no node unready, or all of them would leave the balancer together.
+//! a bus that is away makes no node unready, or all of them would leave the balancer together, unless `ready.requires`
+//! says so.
 
 use std::sync::Arc;
 
+use backend::BusState;
 use bridge::Stats;
+use config::Requirement;
 use hyper::StatusCode;
 use serde_json::json;
 
@@ -40,12 +43,15 @@ pub(super) fn readyz(admin: &Admin) -> Answer {
 }
 
 impl Admin {
-    /// Why no new clients should come, if so: the node drains, or a shard's listener is not open.
+    /// Why no new clients should come, if so: the node drains, a shard's listener is not open, or a bus that it requires is
+    /// away.
     pub(crate) fn unready(&self) -> Option<&'static str> {
+        let requires_bus = self.live.now().settings.ready.requires.contains(&Requirement::Bus);
+        let lacks_bus = requires_bus && self.publisher.bus().state() == BusState::Away;
         match (self.is_draining(), closed(&self.stats).is_empty()) {
             (true, _) => Some("draining"),
             (false, false) => Some("listener_closed"),
-            (false, true) => None,
+            (false, true) => lacks_bus.then_some("bus_away"),
         }
     }
 }

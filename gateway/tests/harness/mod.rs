@@ -13,7 +13,9 @@ mod halt;
 mod http;
 mod launch;
 mod metrics;
+mod nats;
 mod raw;
+mod servers;
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,9 @@ pub(crate) use halt::Halted;
 pub(crate) use http::{Answer, Http};
 pub(crate) use launch::{Finished, Gateway, program, program_with_descriptors};
 pub(crate) use metrics::Metrics;
+pub(crate) use nats::{Nats, NatsMessage};
 pub(crate) use raw::{BINARY, CLOSE, PING, PONG, Raw, TEXT, frame, upgrade_request};
+pub(crate) use servers::{NatsServer, free_port};
 
 /// How long anything may take before a test gives up on it: far beyond what it takes, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);

@@ -35,14 +35,18 @@ const LAYERS: [Layer; 9] = [
         level: 3,
         ours: &["bridge"],
         theirs: &[
+            "async-nats",
             "bytes",
             // Jitter between two attempts.
             "fastrand",
+            // Thousands of subscriptions in one task.
+            "futures-util",
             // Protobuf messages, gRPC, and the compiler of .proto files, which runs in the build only.
             "prost",
             "protox",
             "redis",
             "rustls",
+            "serde_json",
             "tokio",
             "tonic",
             "tonic-prost",

@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bridge::command::NotDone;
+use bridge::command::{NotDone, Reply};
 use bridge::{Channel, Command, ConnId, Epoch, Kind, Message, NodeName, Switchboard};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::bus_stats::BusStats;
@@ -57,49 +56,37 @@ impl Incoming {
         }
     }
 
-    /// A message to one connection of this node. The answer is what its shard says, or [`NotDone::Gone`] for an id that
-    /// is not of this node or this epoch.
-    pub async fn send(&mut self, to: &ConnId, message: &Message) -> Result<(), NotDone> {
-        let (reply, answer) = oneshot::channel();
-        let mut reply = Some(reply);
-        self.hand_to_shard(
-            to,
-            |address, reply| Command::Send { to: address, message: message.clone(), by: None, reply },
-            &mut reply,
-        )
-        .await?;
-        answer.await.unwrap_or(Err(NotDone::Gone))
+    /// A message to one connection of this node. `reply` hears what its shard says, [`NotDone::Gone`] for an id that is not
+    /// of this node and epoch, and [`NotDone::Full`] when its shard had no room in time.
+    pub async fn send(&mut self, to: &ConnId, message: &Message, reply: Reply) {
+        if let Err((why, reply)) = self.try_send(to, message, reply).await
+            && let Some(reply) = reply
+        {
+            let _ = reply.send(Err(why));
+        }
     }
 
-    /// A command for the connection's shard. `reply` is taken when it is under way.
-    async fn hand_to_shard(
+    async fn try_send(
         &mut self,
         to: &ConnId,
-        command: impl Fn(bridge::Address, bridge::command::Reply) -> Command,
-        reply: &mut bridge::command::Reply,
-    ) -> Result<(), NotDone> {
-        if to.node != self.node || to.epoch != self.epoch {
-            self.stats.stale.add(1);
-            return Err(NotDone::Gone);
-        }
+        message: &Message,
+        reply: Reply,
+    ) -> Result<(), (NotDone, Reply)> {
         let board = Arc::clone(&self.switchboard);
-        let Some(mailbox) = board.mailboxes().get(usize::from(to.address.shard)) else {
+        let is_ours = to.node == self.node && to.epoch == self.epoch;
+        let mailbox = board.mailboxes().get(usize::from(to.address.shard)).filter(|_| is_ours);
+        let Some(mailbox) = mailbox else {
             self.stats.stale.add(1);
-            return Err(NotDone::Gone);
+            return Err((NotDone::Gone, reply));
         };
-        let bytes = command(to.address, None).payload_bytes();
-        let place = self.patiently(|| mailbox.reserve(bytes).ok()).await;
-        match place {
-            Some(place) => {
-                self.stats.received.add(1);
-                place.send(command(to.address, reply.take()));
-                Ok(())
-            }
-            None => {
-                self.stats.undelivered.add(1);
-                Err(NotDone::Full)
-            }
-        }
+        let bytes = message.payload().len();
+        let Some(place) = self.patiently(|| mailbox.reserve(bytes).ok()).await else {
+            self.stats.undelivered.add(1);
+            return Err((NotDone::Full, reply));
+        };
+        self.stats.received.add(1);
+        place.send(Command::Send { to: to.address, message: message.clone(), by: None, reply });
+        Ok(())
     }
 
     /// Tries until it succeeds or the patience is over; one attempt while there is no hope.

@@ -4,8 +4,9 @@
 //! Owns no connection and no policy but one: what a route's events do while the bus is away.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use bridge::{Beyond, Epoch, Mailbox, NodeName, Switchboard, Upstream};
+use bridge::{Beyond, Command, Epoch, Mailbox, NodeName, Switchboard, Upstream};
 
 use crate::bus_stats::BusStats;
 use crate::incoming::Incoming;
@@ -26,6 +27,8 @@ const OUTGOING_BYTES_MAX: usize = 64 << 20;
 pub struct RouteOnBus {
     /// Its name: a token of subjects and keys.
     pub name: Arc<str>,
+    /// Whether its events go to app servers on the bus.
+    pub tells_bus: bool,
     /// What becomes of its inbound events while the bus is away.
     pub on_loss: OnLoss,
     /// Whether its connections are closed after a gap, so that clients fetch what they missed.
@@ -57,6 +60,27 @@ impl Routes {
     /// Swaps them.
     pub fn set(&self, routes: Arc<[RouteOnBus]>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = routes;
+    }
+}
+
+/// The goodbyes after a gap are spread over so many ticks of 100 ms.
+const GAP_TICKS: u32 = 100;
+/// Between two attempts to tell a shard.
+const RETRY_EVERY: Duration = Duration::from_millis(10);
+
+/// The bus is back: shards close the connections of routes that want it so.
+pub async fn close_gap(routes: &Routes, mailboxes: &[Mailbox]) {
+    let routes = routes.now();
+    let closed = (0u16..).zip(&*routes).filter(|(_, route)| route.closes_on_gap).map(|(number, _)| number);
+    let closed: Arc<[u16]> = closed.collect();
+    if closed.is_empty() {
+        return;
+    }
+    for mailbox in mailboxes {
+        let order = || Command::CloseGap { routes: Arc::clone(&closed), ticks: GAP_TICKS };
+        while mailbox.send(order()).is_err() {
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
     }
 }
 
@@ -104,6 +128,8 @@ pub struct Node {
     pub prefix: Arc<str>,
     /// Partitions of inbound events.
     pub partitions: u16,
+    /// Milliseconds since 1970, for what app servers are told of gaps.
+    pub wall_ms: fn() -> u64,
 }
 
 /// What a bus is built from.

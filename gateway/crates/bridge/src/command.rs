@@ -194,6 +194,13 @@ pub enum Command {
     },
     /// Stop accepting and close everybody politely; then the shard ends.
     Drain(DrainPlan),
+    /// Close the connections of these routes politely, those that are open now: they may have missed messages.
+    CloseGap {
+        /// Numbers of routes.
+        routes: Arc<[u16]>,
+        /// Ticks of 100 ms that the goodbyes are spread over.
+        ticks: u32,
+    },
     /// Close a share of the open connections politely, spread evenly, and go on listening. Replaces what is left of an
     /// earlier one; a share of zero only ends that.
     Shed {

@@ -34,6 +34,8 @@ pub enum EndReason {
     Shed,
     /// Its upstream took nothing of it for too long (1013).
     Upstream,
+    /// The bus was away, it may have missed messages, and its route says so (1013).
+    Gap,
     /// It was authorised for so long and no longer (1008).
     Expired,
     /// A fault of ours (1011).
@@ -42,7 +44,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ClientClose,
         Self::ClientGone,
         Self::Reset,
@@ -58,6 +60,7 @@ impl EndReason {
         Self::GoingAway,
         Self::Shed,
         Self::Upstream,
+        Self::Gap,
         Self::Expired,
         Self::Internal,
     ];
@@ -81,6 +84,7 @@ impl EndReason {
             Self::GoingAway => "going_away",
             Self::Shed => "shed",
             Self::Upstream => "upstream",
+            Self::Gap => "gap",
             Self::Expired => "expired",
             Self::Internal => "internal",
         }

@@ -6,10 +6,12 @@
 //!                           └▶ a round of goodbyes ─▶ sweeps for those who came late ─ deadline ─▶ the rest is cut
 //! ```
 
+use std::sync::Arc;
+
 use bridge::EndReason;
 use bridge::command::DrainPlan;
 use bridge::ending::Turned;
-use store::{Key, Phase};
+use store::{Conn, Key, Phase};
 use wire::error::Refusal;
 use wire::ws::close::code;
 
@@ -62,6 +64,21 @@ pub(crate) struct Drain {
     sweep_began: u32,
 }
 
+/// Who has to go because the bus was away, and how far that is.
+#[derive(Debug)]
+pub(crate) struct Gap {
+    round: Round,
+    routes: Arc<[u16]>,
+    since: u32,
+}
+
+impl Gap {
+    /// Whether a connection may have missed something: those that came since know nothing else.
+    fn concerns<S, A>(&self, conn: &Conn<S, A>) -> bool {
+        conn.opened <= self.since && self.routes.contains(&conn.route)
+    }
+}
+
 impl Drain {
     /// Whether the listener takes connections.
     pub(crate) const fn is_listening(&self) -> bool {
@@ -75,7 +92,7 @@ impl<N: Net> Shard<N> {
         let now = self.now;
         let (deadline, accept_until) =
             (now.saturating_add(plan.deadline_ticks), now.saturating_add(plan.accept_ticks));
-        self.shed = None;
+        (self.shed, self.gap) = (None, None);
         let Some(drain) = &mut self.drain else {
             self.drain = Some(Drain {
                 door: Door::Open,
@@ -106,6 +123,17 @@ impl<N: Net> Shard<N> {
         Some(round.tells())
     }
 
+    /// Begins to close the connections of these routes. One that is under way goes on with the routes of both.
+    pub(crate) fn start_gap(&mut self, routes: &[u16], ticks: u32) {
+        if self.drain.is_some() {
+            return;
+        }
+        let earlier = self.gap.take().map(|gap| gap.routes);
+        let routes = earlier.iter().flat_map(|routes| routes.iter()).chain(routes).copied().collect();
+        let round = Round::new(self.now, ticks, self.conns.len(), WHOLE);
+        self.gap = Some(Gap { round, routes, since: self.now });
+    }
+
     /// Nobody is left, and everything has been told.
     pub(crate) fn is_drained(&self) -> bool {
         self.drain.is_some_and(|drain| !drain.is_listening())
@@ -119,8 +147,14 @@ impl<N: Net> Shard<N> {
     pub(crate) fn drain_slice(&mut self) {
         self.goodbyes_left = false;
         if let Some(mut round) = self.shed {
-            self.tell_slice(&mut round, EndReason::Shed);
+            self.tell_slice(&mut round, EndReason::Shed, None);
             self.shed = (!round.is_over(self.conns.end())).then_some(round);
+        }
+        if let Some(mut gap) = self.gap.take() {
+            let mut round = gap.round;
+            self.tell_slice(&mut round, EndReason::Gap, Some(&gap));
+            gap.round = round;
+            self.gap = (!round.is_over(self.conns.end())).then_some(gap);
         }
         let Some(mut drain) = self.drain else { return };
         self.mind_the_door(&mut drain);
@@ -134,7 +168,7 @@ impl<N: Net> Shard<N> {
             if goodbyes.is_over(self.conns.end()) {
                 self.sweep_slice(&mut drain);
             } else {
-                self.tell_slice(goodbyes, EndReason::GoingAway);
+                self.tell_slice(goodbyes, EndReason::GoingAway, None);
             }
         }
         self.drain = Some(drain);
@@ -175,7 +209,7 @@ impl<N: Net> Shard<N> {
     }
 
     /// Visits those who are due, and tells those that the round takes.
-    fn tell_slice(&mut self, round: &mut Round, why: EndReason) {
+    fn tell_slice(&mut self, round: &mut Round, why: EndReason, only: Option<&Gap>) {
         let due = round.due(self.now);
         if due == 0 {
             return;
@@ -199,7 +233,8 @@ impl<N: Net> Shard<N> {
                 round.cursor = key.index();
                 break;
             }
-            if round.takes() {
+            let concerns = |gap: &Gap| self.conns.get(key).is_some_and(|conn| gap.concerns(conn));
+            if round.takes() && only.is_none_or(concerns) {
                 told.push(key);
             }
         }
@@ -249,6 +284,7 @@ impl<N: Net> Shard<N> {
         let retry_ms = self.random.u32(0..crate::RETRY_SPREAD_MS);
         let reason = format!(r#"{{"reason":"{}","retry_ms":{retry_ms}}}"#, why.label());
         self.stats.goodbyes.add(1);
-        self.goodbye(key, code::GOING_AWAY, &reason, why, Then::Deliver);
+        let code = if why == EndReason::Gap { code::TRY_AGAIN } else { code::GOING_AWAY };
+        self.goodbye(key, code, &reason, why, Then::Deliver);
     }
 }

@@ -75,6 +75,7 @@ impl<N: Net> Shard<N> {
             }
             Command::Obey { number, rules } => self.obey_rules(number, rules),
             Command::Drain(plan) => self.start_drain(plan),
+            Command::CloseGap { routes, ticks } => self.start_gap(&routes, ticks),
             Command::Shed { per_ten_thousand, ticks, reply } => {
                 let _ = reply.send(self.start_shed(per_ten_thousand, ticks));
             }

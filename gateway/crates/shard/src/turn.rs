@@ -14,7 +14,7 @@ use store::{Backlog, Channels, Cold, Conns, Key, Wheel};
 
 use crate::close::Unreported;
 use crate::cold::Rare;
-use crate::drain::Drain;
+use crate::drain::{Drain, Gap};
 use crate::fanout::Fanout;
 use crate::limit::{Admitted, Eviction, Gate, NodeBytes, Notices, Paced};
 use crate::net::{Net, Readiness};
@@ -146,6 +146,8 @@ pub struct Shard<N: Net> {
     /// A share of the table that is told to go while the shard listens on.
     pub(crate) shed: Option<Round>,
     /// Goodbyes are due that this turn had no budget for.
+    /// Closing those who may have missed something, if that goes on.
+    pub(crate) gap: Option<Gap>,
     pub(crate) goodbyes_left: bool,
     /// Since when goodbyes wait for messages to be delivered.
     pub(crate) goodbyes_due_since: Option<u32>,
@@ -213,6 +215,7 @@ impl<N: Net> Shard<N> {
             dirty: Vec::new(),
             drain: None,
             shed: None,
+            gap: None,
             goodbyes_left: false,
             goodbyes_due_since: None,
             eviction: None,

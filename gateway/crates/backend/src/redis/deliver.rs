@@ -98,7 +98,7 @@ impl Deliverer {
             (Target::Channel(channel), _) => self.incoming.publish(&channel, &envelope.message).await,
             (Target::Connection, Some(id)) => {
                 // What became of it is counted; nobody waits for an answer.
-                let _ = self.incoming.send(&id, &envelope.message).await;
+                self.incoming.send(&id, &envelope.message, None).await;
             }
             (Target::Connection, None) | (Target::Command, _) => return false,
         }

@@ -53,10 +53,17 @@ impl Node {
         let switchboard = Arc::new(board);
         let (intake, feed, _) = Intake::new();
         let epoch = Epoch(fastrand::u32(..));
-        let who =
-            Who { name: NodeName::parse(name).unwrap(), epoch, prefix: Arc::from("gateway"), partitions: 4 };
+        let who = Who {
+            name: NodeName::parse(name).unwrap(),
+            epoch,
+            prefix: Arc::from("gateway"),
+            partitions: 4,
+            wall_ms: || 0,
+        };
         let routes = Arc::<Routes>::default();
-        routes.set([RouteOnBus { name: Arc::from("app"), on_loss, closes_on_gap: false }].into());
+        routes.set(
+            [RouteOnBus { name: Arc::from("app"), tells_bus: true, on_loss, closes_on_gap: false }].into(),
+        );
         let joint = ends.join(who, Arc::clone(&switchboard), feed, routes);
         let bus = RedisBus::start(joint, server, stream_entries).unwrap();
         Self {

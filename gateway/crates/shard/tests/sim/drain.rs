@@ -195,6 +195,25 @@ fn a_shed_tells_a_share_and_leaves_the_rest_alone() {
 }
 
 #[test]
+fn after_a_gap_of_the_bus_just_those_go_who_were_there_and_whose_route_says_so() {
+    let mut world = world();
+    world.shedding = true;
+    let here: Vec<usize> = (0..40).map(|_| world.open(0, "/room/a")).collect();
+    let others: Vec<usize> = (0..10).map(|_| world.open(0, "/hear/a")).collect();
+    world.live(2);
+    assert!(world.command(0, Command::CloseGap { routes: [0].into(), ticks: 20 }));
+    world.live(3);
+    let new = world.open(0, "/room/a");
+    assert!((4..=30).contains(&goodbyes(&world, 0)), "one after the other");
+    world.live(40);
+    let endings: Vec<_> = here.iter().filter_map(|number| world.ending(*number)).collect();
+    assert_eq!(endings.len(), 40);
+    assert!(endings.iter().all(|one| one.reason == EndReason::Gap && one.sent_code == Some(1013)));
+    assert!(others.iter().chain([&new]).all(|number| world.ending(*number).is_none()));
+    world.drain(20);
+}
+
+#[test]
 fn a_shard_that_drains_sheds_nothing_more() {
     let mut world = world();
     world.open(0, "/room/a");

@@ -309,7 +309,9 @@ impl World {
         if let Some(code) = client.close {
             let fine = match code {
                 None => false,
-                Some(1013) => facts.stopped_reading || weather.is_tight || tells_app(&client.path),
+                Some(1013) => {
+                    facts.stopped_reading || weather.is_tight || tells_app(&client.path) || self.shedding
+                }
                 Some(1001) if self.draining || self.shedding => true,
                 Some(1008) => limits || self.judge.expires(number),
                 Some(1000) if weather.life(&client.path).idle_ticks.is_some() => true,
@@ -416,7 +418,7 @@ impl World {
                 }
                 EndReason::ApiClose => !facts.api_codes.is_empty(),
                 EndReason::GoingAway => self.draining,
-                EndReason::Shed => self.shedding,
+                EndReason::Shed | EndReason::Gap => self.shedding,
                 EndReason::Upstream => tells_app(&client.path),
                 EndReason::Expired => self.judge.expires(client.number),
                 EndReason::Internal => false,

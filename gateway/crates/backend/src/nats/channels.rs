@@ -1,0 +1,185 @@
+//! Channels on NATS: a subscription for each channel that the node cares for, what comes by it, and what clients of this
+//! node publish.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Subscriber};
+use bridge::{Channel, Kind, Message};
+use futures_util::StreamExt;
+use futures_util::future::{AbortHandle, Abortable};
+use futures_util::stream::SelectAll;
+use tokio::sync::mpsc;
+
+use super::link::Link;
+use super::subjects::{self, Subjects, content_type, message_of};
+use crate::bus_stats::BusStats;
+use crate::incoming::Incoming;
+use crate::interests::{Interests, reconcile};
+use crate::joint::Node;
+use crate::outgoing::Outgoing;
+
+type Ear = Abortable<Subscriber>;
+
+/// After a loss other nodes are given so long: the longest pause between their attempts to connect, and as much again for
+/// their subscriptions, a few times over.
+const OTHERS_RETURN_WITHIN: Duration = Duration::from_secs(2);
+/// New subscriptions that may wait for whoever listens.
+const NEW_EARS_MAX: usize = 1024;
+
+/// Keeps the subscriptions as the node's interests are, and hands them to the listener.
+pub(super) struct Subscriptions {
+    pub(super) link: Link,
+    pub(super) subjects: Subjects,
+    pub(super) interests: Arc<Interests>,
+    pub(super) switchboard: Arc<bridge::Switchboard>,
+    pub(super) stats: Arc<BusStats>,
+    /// To the listener.
+    pub(super) ears: mpsc::Sender<Ear>,
+}
+
+impl Subscriptions {
+    /// The listener's end.
+    pub(super) fn ears() -> (mpsc::Sender<Ear>, mpsc::Receiver<Ear>) {
+        mpsc::channel(NEW_EARS_MAX)
+    }
+
+    /// Runs for as long as the program does. While the bus is away changes gather; what was subscribed to, the client
+    /// library subscribes to again.
+    pub(super) async fn run(self) {
+        let mut subscribed: HashMap<Channel, AbortHandle> = HashMap::new();
+        // Shards may have joined before the bus was there.
+        self.interests.look_at_everything();
+        while self.link.up().await {
+            let changes = self.interests.changes().await;
+            let (begin, end) = reconcile(
+                &self.switchboard,
+                changes,
+                |channel| subscribed.contains_key(channel),
+                subscribed.keys().cloned(),
+            );
+            self.stats.subscription_operations.add((begin.len() + end.len()) as u64);
+            for channel in end {
+                if let Some(ear) = subscribed.remove(&channel) {
+                    ear.abort();
+                }
+            }
+            for channel in begin {
+                let Ok(subscriber) = self.link.client.subscribe(self.subjects.channel(&channel)).await else {
+                    // The client has ended, and with it the program.
+                    return;
+                };
+                let (ear, handle) = futures_util::stream::abortable(subscriber);
+                if self.ears.send(ear).await.is_err() {
+                    return;
+                }
+                subscribed.insert(channel, handle);
+            }
+            self.stats.subscriptions.set(subscribed.len() as u64);
+            if subscribed.capacity() > 1024 && subscribed.len() < subscribed.capacity() / 8 {
+                subscribed.shrink_to_fit();
+            }
+        }
+    }
+}
+
+/// Delivers what comes by all subscriptions, in the order of each.
+pub(super) async fn listen(
+    mut ears: mpsc::Receiver<Ear>,
+    subjects: Subjects,
+    mut incoming: Incoming,
+    stats: Arc<BusStats>,
+) {
+    let mut all: SelectAll<Ear> = SelectAll::new();
+    loop {
+        tokio::select! {
+            ear = ears.recv() => match ear {
+                Some(ear) => all.push(ear),
+                None => return,
+            },
+            Some(message) = all.next(), if !all.is_empty() => {
+                deliver(&message, &subjects, &mut incoming, &stats).await;
+            }
+        }
+    }
+}
+
+async fn deliver(
+    message: &async_nats::Message,
+    subjects: &Subjects,
+    incoming: &mut Incoming,
+    stats: &BusStats,
+) {
+    let headers = message.headers.as_ref();
+    if let (Some(node), Some(epoch)) =
+        (subjects::header(headers, subjects::NODE), subjects::header(headers, subjects::EPOCH))
+        && incoming.is_own(node, epoch)
+    {
+        stats.own_copies.add(1);
+        return;
+    }
+    match (subjects.channel_of(&message.subject), message_of(message)) {
+        (Some(channel), Some(content)) => incoming.publish(&channel, &content).await,
+        _ => stats.malformed.add(1),
+    }
+}
+
+/// Publishes for this node.
+#[derive(Clone)]
+pub(super) struct Speaker {
+    link: Link,
+    subjects: Subjects,
+    stats: Arc<BusStats>,
+    text: HeaderMap,
+    binary: HeaderMap,
+}
+
+impl Speaker {
+    pub(super) fn new(link: Link, subjects: Subjects, node: &Node, stats: Arc<BusStats>) -> Self {
+        let of = |kind| {
+            let mut headers = HeaderMap::new();
+            headers.insert(subjects::NODE, node.name.as_str());
+            headers.insert(subjects::EPOCH, node.epoch.to_string());
+            headers.insert(subjects::CONTENT_TYPE, content_type(kind));
+            headers
+        };
+        Self { link, subjects, stats, text: of(Kind::Text), binary: of(Kind::Binary) }
+    }
+
+    /// Hands a message to the client library, which has it on its way when there is room.
+    pub(super) async fn publish(&self, channel: &Channel, message: &Message) {
+        let headers = match message.kind() {
+            Kind::Text => self.text.clone(),
+            Kind::Binary => self.binary.clone(),
+        };
+        let subject = self.subjects.channel(channel);
+        let payload = message.payload().clone();
+        match self.link.client.publish_with_headers(subject, headers, payload).await {
+            Ok(()) => self.stats.forwarded.add(1),
+            // It is larger than the server takes.
+            Err(_) => self.stats.left_out.add(1),
+        }
+    }
+
+    /// Carries what clients publish. While the bus is away it waits here, and then in the mailbox; and a little longer, so
+    /// that other nodes have subscribed again before it is said.
+    pub(super) async fn carry(self, mut outgoing: Outgoing) {
+        let mut losses = self.link.standing().losses;
+        loop {
+            let publish = outgoing.next().await;
+            loop {
+                if !self.link.up().await {
+                    return;
+                }
+                let standing = self.link.standing();
+                if standing.losses == losses {
+                    break;
+                }
+                losses = standing.losses;
+                tokio::time::sleep(OTHERS_RETURN_WITHIN).await;
+            }
+            self.publish(&publish.channel, &publish.message).await;
+        }
+    }
+}

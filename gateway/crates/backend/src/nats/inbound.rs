@@ -1,0 +1,254 @@
+//! Inbound events on NATS: what connections of routes with `inbound = "bus"` do, to whoever listens.
+//!
+//! *Core*: handed to the socket, in order; whoever listens at that moment hears it. *JetStream*: one event of a partition
+//! at a time, and the next one when the server has acknowledged it, so that none overtakes one that has to be sent again.
+//! An event is settled when the bus has it, or when the route gives up; so what waits here is bounded by the quota.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::client::Request;
+use async_nats::{HeaderMap, RequestErrorKind};
+use bridge::inbound::{Occurrence, Settled};
+use bridge::message::Bytes;
+use bridge::{Command, ConnId, Inbound, Mailbox};
+use tokio::sync::mpsc;
+
+use super::link::Link;
+use super::subjects::{self, Subjects, content_type};
+use crate::bus_stats::BusStats;
+use crate::joint::{Node, OnLoss, Routes};
+use crate::upstream::{Feed, Settler};
+
+/// How long an acknowledgement is waited for before the event is sent again.
+const ACK_WITHIN: Duration = Duration::from_secs(5);
+/// Pauses between attempts, from the first to the longest.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Events of a partition that may wait for its task beyond the quota: a task that is behind holds up the others then.
+const PARTITION_EVENTS_MAX: usize = 4096;
+/// Between two attempts to tell shards what is settled.
+const SETTLE_EVERY: Duration = Duration::from_millis(2);
+
+/// What all inbound tasks share.
+pub(super) struct Teller {
+    pub(super) link: Link,
+    pub(super) subjects: Subjects,
+    pub(super) node: Node,
+    pub(super) routes: Arc<Routes>,
+    pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) stats: Arc<BusStats>,
+    /// Set while a stream captures a subject that core mode publishes to.
+    pub(super) captured: tokio::sync::watch::Receiver<bool>,
+}
+
+/// Why an event did not get there.
+enum Failed {
+    /// The bus was lost, or is slow: again, as soon as it stands.
+    Lost,
+    /// Nobody takes it: no stream, or one that is full. Again, later.
+    Refused,
+    /// It never will: it is larger than the server takes.
+    Never,
+}
+
+impl Teller {
+    /// Core mode: one task for all.
+    pub(super) async fn core(self, mut feed: Feed, mut settler: Settler) {
+        let mut tick = tokio::time::interval(SETTLE_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_all_told = true;
+        loop {
+            let batch = tokio::select! {
+                batch = feed.recv() => batch,
+                _ = tick.tick(), if !is_all_told => {
+                    is_all_told = settler.flush();
+                    continue;
+                }
+            };
+            let Some(batch) = batch else { break };
+            let settled: Vec<Settled> = batch.iter().map(Inbound::settled).collect();
+            for inbound in &batch {
+                self.until_taken(inbound, false).await;
+            }
+            // What is in the socket is off our hands: core NATS promises no more.
+            let _ = self.link.client.flush().await;
+            settled.into_iter().for_each(|settled| settler.settle(settled));
+            is_all_told = settler.flush();
+        }
+    }
+
+    /// JetStream: a task for each partition, and one that settles.
+    pub(super) async fn jetstream(self, mut feed: Feed, mut settler: Settler) {
+        let teller = Arc::new(self);
+        let (done, mut dones) = mpsc::channel::<Settled>(PARTITION_EVENTS_MAX);
+        let lanes: Vec<mpsc::Sender<Inbound>> = (0..teller.node.partitions)
+            .map(|_| {
+                let (lane, mut events) = mpsc::channel::<Inbound>(PARTITION_EVENTS_MAX);
+                let (teller, done) = (Arc::clone(&teller), done.clone());
+                tokio::spawn(async move {
+                    while let Some(inbound) = events.recv().await {
+                        teller.until_taken(&inbound, true).await;
+                        let _ = done.send(inbound.settled()).await;
+                    }
+                });
+                lane
+            })
+            .collect();
+        drop(done);
+        let settling = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(SETTLE_EVERY);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut is_all_told = true;
+            loop {
+                tokio::select! {
+                    settled = dones.recv() => match settled {
+                        Some(settled) => {
+                            settler.settle(settled);
+                            while let Ok(settled) = dones.try_recv() {
+                                settler.settle(settled);
+                            }
+                            is_all_told = settler.flush();
+                        }
+                        None => break,
+                    },
+                    _ = tick.tick(), if !is_all_told => is_all_told = settler.flush(),
+                }
+            }
+        });
+        while let Some(batch) = feed.recv().await {
+            for inbound in batch {
+                if let Some(lane) = lanes.get(usize::from(inbound.partition)) {
+                    let _ = lane.send(inbound).await;
+                } else {
+                    debug_assert!(false, "the quota has as many partitions as the bus");
+                }
+            }
+        }
+        drop(lanes);
+        let _ = settling.await;
+    }
+
+    /// Tries until the bus has it, or its route gives up.
+    async fn until_taken(&self, inbound: &Inbound, acknowledged: bool) {
+        let mut pause = RETRY_MIN;
+        loop {
+            let on_loss = self.routes.now().get(usize::from(inbound.route)).map(|route| route.on_loss);
+            let standing = self.link.standing();
+            if !standing.is_up && self.gives_up(inbound, on_loss.unwrap_or(OnLoss::Pause)) {
+                return;
+            }
+            if !self.link.up().await || !self.uncaptured().await {
+                return;
+            }
+            match self.attempt(inbound, acknowledged).await {
+                Ok(()) => return self.stats.inbound.add(1),
+                Err(Failed::Never) => return self.stats.inbound_left_out.add(1),
+                Err(Failed::Lost) => self.stats.inbound_retries.add(1),
+                Err(Failed::Refused) => {
+                    self.stats.inbound_retries.add(1);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    /// Waits while a stream has our subjects. `false` when the program ends.
+    async fn uncaptured(&self) -> bool {
+        self.captured.clone().wait_for(|captured| !captured).await.is_ok()
+    }
+
+    /// The bus is away: whether the route does without.
+    fn gives_up(&self, inbound: &Inbound, on_loss: OnLoss) -> bool {
+        if on_loss == OnLoss::Pause {
+            return false;
+        }
+        self.stats.inbound_left_out.add(1);
+        let is_message = matches!(inbound.occurrence, Occurrence::Message { .. });
+        if on_loss == OnLoss::Close
+            && is_message
+            && let Some(mailbox) = self.mailboxes.get(usize::from(inbound.address.shard))
+        {
+            // A mailbox without room: the next message tries again.
+            let _ = mailbox.send(Command::Close {
+                whom: inbound.address,
+                code: 1013,
+                reason: r#"{"reason":"bus_away"}"#.into(),
+                by: None,
+                reply: None,
+            });
+        }
+        true
+    }
+
+    async fn attempt(&self, inbound: &Inbound, acknowledged: bool) -> Result<(), Failed> {
+        let routes = self.routes.now();
+        let Some(route) = routes.get(usize::from(inbound.route)) else { return Err(Failed::Never) };
+        let id = ConnId { node: self.node.name.clone(), epoch: self.node.epoch, address: inbound.address };
+        let subject = self.subjects.inbound(&route.name, inbound.partition);
+        let reply_to = self.subjects.connection(&id);
+        let (headers, payload) = self.content(inbound, &id, &route.name, &reply_to);
+        let client = &self.link.client;
+        if !acknowledged {
+            let published = client.publish_with_reply_and_headers(subject, reply_to, headers, payload).await;
+            return published.map_err(|_| Failed::Never);
+        }
+        let losses = self.link.standing().losses;
+        let request = Request::new().payload(payload).headers(headers).timeout(Some(ACK_WITHIN));
+        let answer = tokio::select! {
+            answer = client.send_request(subject, request) => answer,
+            () = self.link.lost_since(losses) => return Err(Failed::Lost),
+        };
+        match answer {
+            Ok(ack) => is_acknowledgement(&ack.payload).then_some(()).ok_or(Failed::Refused),
+            Err(error) => Err(match error.kind() {
+                RequestErrorKind::NoResponders => {
+                    self.stats.no_responders.add(1);
+                    Failed::Refused
+                }
+                RequestErrorKind::MaxPayloadExceeded => Failed::Never,
+                _ => Failed::Lost,
+            }),
+        }
+    }
+
+    fn content(&self, inbound: &Inbound, id: &ConnId, route: &str, reply_to: &str) -> (HeaderMap, Bytes) {
+        let mut headers = HeaderMap::new();
+        headers.insert(subjects::CONNECTION, id.to_string());
+        headers.insert(subjects::NODE, self.node.name.as_str());
+        headers.insert(subjects::EPOCH, self.node.epoch.to_string());
+        headers.insert(subjects::SEQUENCE, inbound.sequence.to_string());
+        headers.insert(subjects::ROUTE, route);
+        headers.insert(subjects::REPLY_TO, reply_to);
+        headers.insert(subjects::MESSAGE_ID, format!("{id}.{}", inbound.sequence));
+        if let Some(user) = inbound.principal.as_ref().and_then(|principal| principal.user.as_ref()) {
+            let channel = user.channel();
+            let token = channel.as_str().split_once('.').map_or("", |(_, token)| token);
+            headers.insert(subjects::USER, token);
+        }
+        let (event, kind, payload) = match &inbound.occurrence {
+            Occurrence::Message { kind, payload } => ("message", content_type(*kind), payload.clone()),
+            Occurrence::Opened(opened) => {
+                let body = serde_json::json!({
+                    "peer": opened.peer.to_string(), "path": opened.path, "protocol": opened.protocol,
+                });
+                ("opened", "application/json", Bytes::from(body.to_string()))
+            }
+            Occurrence::Closed { reason, code } => {
+                let body = serde_json::json!({ "reason": reason.label(), "code": code });
+                ("closed", "application/json", Bytes::from(body.to_string()))
+            }
+        };
+        headers.insert(subjects::EVENT, event);
+        headers.insert(subjects::CONTENT_TYPE, kind);
+        (headers, payload)
+    }
+}
+
+/// Whether the server has stored it. Whatever else answers on the subject, an app server by mistake perhaps, has not.
+fn is_acknowledgement(payload: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|ack| {
+        ack.get("error").is_none() && ack.get("stream").is_some() && ack.get("seq").is_some()
+    })
+}

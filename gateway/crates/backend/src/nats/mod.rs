@@ -1,0 +1,255 @@
+//! The NATS bus: joins nodes, and app servers that listen and answer.
+//!
+//! Owns the connection and the tasks around it: `link` keeps it, `channels` follow the node's interests and carry
+//! publishes, `inbound` tells events of routes, `replies` deliver to single connections. Delivery between nodes is at most
+//! once, as core NATS is; inbound events are at least once where JetStream is asked for. Refuses to publish inbound events
+//! where a stream listens that nobody asked for: its acknowledgement would go to the client's address.
+
+mod channels;
+mod inbound;
+mod link;
+mod replies;
+mod subjects;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bridge::{Beyond, Channel, Mailbox, Message};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use self::channels::{Speaker, Subscriptions};
+use self::inbound::Teller;
+use self::link::{Link, Standing};
+use self::subjects::Subjects;
+use crate::bus::{Bus, BusFuture, BusState, PublishError};
+use crate::bus_stats::BusStats;
+use crate::joint::{Joint, Node, Routes, close_gap};
+
+/// How long the end waits for what is still on its way.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is asked whether a stream captures what core mode publishes.
+const CAPTURE_EVERY: Duration = Duration::from_secs(5);
+
+/// How NATS is reached.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Addresses of one cluster, each with its scheme and port; at least one.
+    pub servers: Vec<String>,
+    /// What the server shows of us beside an address.
+    pub client_name: String,
+    /// Whether inbound events go into JetStream.
+    pub jetstream: bool,
+    /// Credentials as `nsc` makes them.
+    pub credentials_file: Option<PathBuf>,
+    /// A token.
+    pub token: Option<String>,
+    /// User and password.
+    pub user: Option<(String, String)>,
+    /// PEM file of the authorities that are believed.
+    pub ca_file: Option<PathBuf>,
+    /// PEM files of a certificate of our own and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// The bus.
+pub struct Nats {
+    link: Link,
+    speaker: Speaker,
+    stats: Arc<BusStats>,
+    beyond: Arc<Beyond>,
+    /// Those that end when the shards have.
+    last: Mutex<Vec<JoinHandle<()>>>,
+    /// Those that end with the program.
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Nats {
+    /// Connects and starts the tasks. Where no server answers, the bus is away and is called again and again.
+    ///
+    /// # Errors
+    /// In words: a server does not let us in, a file cannot be read, or a stream captures what core mode publishes.
+    pub async fn start(options: &Options, joint: Joint) -> Result<Self, String> {
+        let Joint { node, switchboard, beyond, interests, outgoing, incoming, feed, settler, routes, stats } =
+            joint;
+        let (link, watcher) = Link::connect(options, &stats).await?;
+        let subjects = Subjects::new(&node);
+        let (capture, captured) = watch::channel(false);
+        if !options.jetstream
+            && link.standing().is_up
+            && let Some(stream) = first_captured(&link, &subjects, &routes).await
+        {
+            return Err(captured_advice(&stream));
+        }
+        let replies = link.client.subscribe(subjects.connections()).await;
+        let replies = replies.map_err(|error| format!("bus.nats: {error}"))?;
+        let speaker = Speaker::new(link.clone(), subjects.clone(), &node, Arc::clone(&stats));
+        let (ears, heard) = Subscriptions::ears();
+        let subscriptions = Subscriptions {
+            link: link.clone(),
+            subjects: subjects.clone(),
+            interests,
+            switchboard: Arc::clone(&switchboard),
+            stats: Arc::clone(&stats),
+            ears,
+        };
+        let teller = Teller {
+            link: link.clone(),
+            subjects: subjects.clone(),
+            node: node.clone(),
+            routes: Arc::clone(&routes),
+            mailboxes: switchboard.mailboxes().to_vec(),
+            stats: Arc::clone(&stats),
+            captured,
+        };
+        let (told, told_beyond) = (Arc::clone(&stats), Arc::clone(&beyond));
+        let mut tasks = vec![
+            tokio::spawn(watcher.run(move |standing: Standing| {
+                told_beyond.cut_off(!standing.is_up);
+                told.losses.set(standing.losses);
+            })),
+            tokio::spawn(subscriptions.run()),
+            tokio::spawn(channels::listen(heard, subjects.clone(), incoming.clone(), Arc::clone(&stats))),
+            tokio::spawn(speaker.clone().carry(outgoing)),
+            tokio::spawn(replies::deliver(
+                replies,
+                link.clone(),
+                subjects.clone(),
+                incoming,
+                Arc::clone(&stats),
+            )),
+            tokio::spawn(tell_gaps(
+                link.clone(),
+                subjects.clone(),
+                node,
+                Arc::clone(&routes),
+                switchboard.mailboxes().to_vec(),
+            )),
+        ];
+        let last = if options.jetstream {
+            tokio::spawn(teller.jetstream(feed, settler))
+        } else {
+            tasks.push(tokio::spawn(watch_capture(link.clone(), subjects, routes, capture)));
+            tokio::spawn(teller.core(feed, settler))
+        };
+        Ok(Self { link, speaker, stats, beyond, last: Mutex::new(vec![last]), tasks })
+    }
+}
+
+impl Bus for Nats {
+    fn name(&self) -> &'static str {
+        "nats"
+    }
+
+    fn state(&self) -> BusState {
+        if self.link.standing().is_up { BusState::Up } else { BusState::Away }
+    }
+
+    fn forward<'a>(
+        &'a self,
+        channel: &'a Channel,
+        message: &'a Message,
+    ) -> BusFuture<'a, Result<(), PublishError>> {
+        Box::pin(async move {
+            if self.state() == BusState::Away {
+                self.stats.left_out.add(1);
+                return Err(PublishError::Away);
+            }
+            self.speaker.publish(channel, message).await;
+            Ok(())
+        })
+    }
+
+    fn stats(&self) -> Option<&BusStats> {
+        Some(&self.stats)
+    }
+
+    fn stop(&self) -> BusFuture<'_, ()> {
+        let last = std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner));
+        Box::pin(async move {
+            let orderly = async {
+                for task in last {
+                    let _ = task.await;
+                }
+                // Nobody publishes any more, so what clients have published only becomes less.
+                while self.beyond.depth() > 0 {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                let _ = self.link.client.flush().await;
+            };
+            let _ = tokio::time::timeout(STOP_WITHIN, orderly).await;
+            self.tasks.iter().for_each(JoinHandle::abort);
+        })
+    }
+}
+
+/// After each loss, tells app servers from when to when their messages may have reached nobody.
+async fn tell_gaps(link: Link, subjects: Subjects, node: Node, routes: Arc<Routes>, mailboxes: Vec<Mailbox>) {
+    let mut standing = link.watch();
+    let mut known = *standing.borrow_and_update();
+    let mut since = (node.wall_ms)();
+    while standing.changed().await.is_ok() {
+        let now = *standing.borrow_and_update();
+        if known.is_up && (!now.is_up || now.losses > known.losses) {
+            since = (node.wall_ms)();
+            tracing::warn!("the bus is away: nats");
+        }
+        if now.is_up && (!known.is_up || now.losses > known.losses) {
+            let until = (node.wall_ms)();
+            tracing::warn!(away_ms = until.saturating_sub(since), "the bus is back: nats");
+            close_gap(&routes, &mailboxes).await;
+            for route in routes.now().iter().filter(|route| route.tells_bus) {
+                for partition in 0..node.partitions {
+                    let mut headers = HeaderMap::new();
+                    headers.insert(subjects::EVENT, "gap");
+                    headers.insert(subjects::NODE, node.name.as_str());
+                    headers.insert(subjects::EPOCH, node.epoch.to_string());
+                    headers.insert(subjects::ROUTE, &*route.name);
+                    headers.insert(subjects::CONTENT_TYPE, "application/json");
+                    let body = serde_json::json!({ "from_ms": since, "to_ms": until }).to_string();
+                    let subject = subjects.inbound(&route.name, partition);
+                    let _ = link.client.publish_with_headers(subject, headers, body.into()).await;
+                }
+            }
+        }
+        known = now;
+    }
+}
+
+/// Holds inbound events of core mode up while a stream captures them.
+async fn watch_capture(link: Link, subjects: Subjects, routes: Arc<Routes>, capture: watch::Sender<bool>) {
+    loop {
+        tokio::time::sleep(CAPTURE_EVERY).await;
+        if !link.up().await {
+            return;
+        }
+        let stream = first_captured(&link, &subjects, &routes).await;
+        if let Some(stream) = &stream {
+            tracing::error!("inbound events wait: {}", captured_advice(stream));
+        }
+        capture.send_replace(stream.is_some());
+    }
+}
+
+/// The first stream that captures a subject of inbound events. A server without JetStream has none.
+async fn first_captured(link: &Link, subjects: &Subjects, routes: &Routes) -> Option<String> {
+    for route in routes.now().iter().filter(|route| route.tells_bus) {
+        let subject = subjects.inbound(&route.name, 0);
+        let question = serde_json::json!({ "subject": subject }).to_string();
+        let answer = link.client.request("$JS.API.STREAM.NAMES", question.into()).await.ok()?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).ok()?;
+        if let Some(stream) = answer["streams"].as_array().and_then(|streams| streams.first()) {
+            return Some(format!("{} ({subject})", stream.as_str().unwrap_or_default()));
+        }
+    }
+    None
+}
+
+fn captured_advice(stream: &str) -> String {
+    format!(
+        "bus.nats.jetstream is false, and the stream {stream} captures the subject of inbound events: its \
+         acknowledgements would reach clients. Set bus.nats.jetstream = true, or take the subject out of the stream."
+    )
+}

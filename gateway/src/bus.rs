@@ -1,0 +1,101 @@
+//! Owns the choice of the bus: what the configuration says becomes the ends that shards meet it at, and the bus itself.
+//! Refuses to know any protocol. Called once by `app`; routes are told again at every reload.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use backend::joint::{Ends, Node, OnLoss, RouteOnBus};
+use backend::{Bus, Embedded, Intake, Nats, nats};
+use bridge::{Epoch, NodeName, Switchboard};
+use config::{BusKind, OnBusLoss, OnGap, Settings};
+
+use crate::in_force::Live;
+
+/// The shards' side of a bus that joins nodes, before there is a switchboard; nothing for the embedded one.
+pub(crate) struct BusEnds(Option<Ends>);
+
+impl BusEnds {
+    /// This switchboard, with other nodes beyond it if there may be any.
+    pub(crate) fn beside(settings: &Settings, switchboard: Switchboard) -> (Arc<Switchboard>, Self) {
+        if settings.bus.kind == BusKind::Embedded {
+            return (Arc::new(switchboard), Self(None));
+        }
+        let ends = Ends::new(settings.bus.queue.get() as usize);
+        (Arc::new(switchboard.with_beyond(Arc::clone(&ends.beyond))), Self(Some(ends)))
+    }
+
+    /// Starts the bus; with it comes the pump's end of its upstream.
+    ///
+    /// # Errors
+    /// In words, with the key to look at.
+    pub(crate) async fn start(
+        self,
+        settings: &Settings,
+        (name, epoch): (&NodeName, Epoch),
+        switchboard: &Arc<Switchboard>,
+        live: &Live,
+    ) -> Result<(Arc<dyn Bus>, Option<Intake>), String> {
+        let Some(ends) = self.0 else { return Ok((Arc::new(Embedded), None)) };
+        let (intake, feed, _) = Intake::new();
+        let bus = &settings.bus;
+        let partitions = u16::try_from(bus.partitions.get()).unwrap_or(bridge::inbound::PARTITIONS_MAX);
+        let node =
+            Node { name: name.clone(), epoch, prefix: bus.prefix.to_string().into(), partitions, wall_ms };
+        let options = nats_options(settings, &node)?;
+        let joint = ends.join(node, Arc::clone(switchboard), feed, Arc::clone(live.bus_routes()));
+        let bus: Arc<dyn Bus> = match bus.kind {
+            BusKind::Embedded => Arc::new(Embedded),
+            BusKind::Nats => Arc::new(Nats::start(&options, joint).await?),
+        };
+        Ok((bus, Some(intake)))
+    }
+}
+
+/// What routes do while the bus is away, by their numbers.
+pub(crate) fn routes(settings: &Settings) -> Arc<[RouteOnBus]> {
+    let route = |route: &config::Route| RouteOnBus {
+        name: route.name.as_str().into(),
+        tells_bus: route.inbound == config::Inbound::Bus,
+        on_loss: match route.on_bus_loss {
+            OnBusLoss::Pause => OnLoss::Pause,
+            OnBusLoss::Drop => OnLoss::Drop,
+            OnBusLoss::Close => OnLoss::Close,
+        },
+        closes_on_gap: route.on_gap == OnGap::Close,
+    };
+    settings.routes.iter().map(route).collect()
+}
+
+fn nats_options(settings: &Settings, node: &Node) -> Result<nats::Options, String> {
+    let from = &settings.bus_nats;
+    let user = from.user_file.as_deref().map(|file| secret("bus.nats.user_file", file)).transpose()?;
+    let user = user.map(|user| match user.split_once(':') {
+        Some((user, password)) => Ok((user.to_owned(), password.to_owned())),
+        None => Err("bus.nats.user_file: expected user and password, joined by a colon".to_owned()),
+    });
+    Ok(nats::Options {
+        servers: from.servers.iter().map(ToString::to_string).collect(),
+        client_name: node.name.to_string(),
+        jetstream: from.jetstream,
+        credentials_file: from.credentials_file.clone(),
+        token: from.token_file.as_deref().map(|file| secret("bus.nats.token_file", file)).transpose()?,
+        user: user.transpose()?,
+        ca_file: from.ca_file.clone(),
+        certificate: from.certificate_file.clone().zip(from.key_file.clone()),
+    })
+}
+
+/// What a file holds, without the white space around it. Never printed.
+fn secret(key: &str, file: &Path) -> Result<String, String> {
+    let text =
+        std::fs::read_to_string(file).map_err(|error| format!("{key}: {}: {error}", file.display()))?;
+    match text.trim() {
+        "" => Err(format!("{key}: {} is empty", file.display())),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,84 @@
+//! Servers that the gateway works with, as child processes on ports of their own: started, killed and started again by
+//! a test, and killed by their ids when it ends. They come out of the distribution's packages (`make tools`).
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::eventually;
+
+/// A `nats-server`.
+pub(crate) struct NatsServer {
+    child: Option<Child>,
+    /// Where it listens, on loopback.
+    pub(crate) port: u16,
+    folder: TempDir,
+    arguments: Vec<String>,
+}
+
+impl NatsServer {
+    /// One without JetStream.
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// One that keeps streams in a folder of its own.
+    #[track_caller]
+    pub(crate) fn start_with_jetstream() -> Self {
+        Self::start_with(&["-js"])
+    }
+
+    /// One with further arguments.
+    #[track_caller]
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        let port = free_port();
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { child: None, port, folder, arguments };
+        server.run();
+        server
+    }
+
+    /// Starts it (again) on the same port and with the same files.
+    #[track_caller]
+    pub(crate) fn run(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        // Where `make tools` puts it, unless there is one anyhow.
+        let unpacked = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/nats-server"));
+        let mut command = Command::new(if unpacked.exists() { unpacked } else { Path::new("nats-server") });
+        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"]).arg(self.folder.path());
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().expect("nats-server, which `make tools` gets");
+        self.child = Some(child);
+        let port = self.port;
+        eventually("nats-server listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+    }
+
+    /// Kills it at once, as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Its address for a configuration.
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that nobody listens on. Somebody might before it is used; the kernel hands ports out in turn, so not soon.
+#[track_caller]
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
