@@ -65,9 +65,9 @@ pub(crate) fn shards(settings: &Settings) -> u16 {
 pub(crate) fn plan(settings: &Settings, descriptors: u64, http_connections: u64) -> Result<Plan, String> {
     let shards = u64::from(shards(settings));
     let own = settings.shards.own_descriptors;
-    // With tables of their own, shards have the limit each, and the HTTP side has the main thread's.
-    let http = if own { 0 } else { http_connections.min(descriptors / 8) };
-    let per_table = descriptors.saturating_sub(RESERVE + 2 * shards + http);
+    // With tables of their own, shards have the limit each, and HTTP and backends have the main thread's.
+    let others = if own { 0 } else { (http_connections + to_backends(settings)).min(descriptors / 8) };
+    let per_table = descriptors.saturating_sub(RESERVE + 2 * shards + others);
     let fits = if own { per_table * shards * FULL_PERCENT / 100 } else { per_table };
     let connections = match settings.limits.connections {
         AutoOr::Auto => fits.min(100_000_000),
@@ -79,6 +79,13 @@ pub(crate) fn plan(settings: &Settings, descriptors: u64, http_connections: u64)
     let uneven = (connections * UNEVEN_PERCENT / 100).div_ceil(shards) + TURNING;
     let per_shard = uneven.min(connections + TURNING).min(per_table);
     Ok(Plan { shards: shards as u16, connections: connections as u32, per_shard: per_shard as u32 })
+}
+
+/// Sockets to backends: the streams, and one for calls. Names that stand for several addresses take as many for each.
+fn to_backends(settings: &Settings) -> u64 {
+    let sockets =
+        |backend: &config::Backend| backend.endpoints.len() as u64 * (u64::from(backend.streams.get()) + 1);
+    settings.backends.iter().map(sockets).sum()
 }
 
 fn too_many(connections: u64, fits: u64, descriptors: u64, own: bool) -> String {
@@ -132,6 +139,13 @@ mod tests {
         let plan = plan(&settings("[shards]\ncount = 4"), 20_000, 1024).unwrap();
         assert_eq!(plan.connections, 20_000 - 64 - 8 - 1024);
         assert!(plan.per_shard >= plan.connections / 4 * 5 / 4);
+    }
+
+    #[test]
+    fn sockets_to_backends_are_left_out_of_the_table() {
+        let backend = "[[backend]]\nname = 'a'\nendpoints = ['http://a:1', 'http://b:1']\nstreams = 4";
+        let settings = settings(&format!("[shards]\ncount = 4\n{backend}"));
+        assert_eq!(plan(&settings, 20_000, 1024).unwrap().connections, 20_000 - 64 - 8 - 1024 - 10);
     }
 
     #[test]
