@@ -4,15 +4,14 @@
 //! so each can be repeated alone. It refuses to quote a single run. The servers are peers, see `peer`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
 
 use crate::args;
+use crate::child;
 use crate::failure::Failure;
-use crate::peer::{self, Peer};
+use crate::peer::Peer;
 use crate::processors::Processors;
 use crate::report::{Report, Unit};
 use crate::results;
@@ -276,39 +275,24 @@ fn rounds(
 
 /// Starts a peer, loads it once, ends it.
 fn one(args: &Args, peer: &Peer, scenario: Scenario, processors: &Processors) -> Result<Run, Failure> {
-    let failed = |what: &str| Failure::machine(format!("{what} for {}", peer.name));
     processors.be_server()?;
-    let server = peer.start(scenario.name());
+    let server = peer.start(scenario.name(), &[]);
     processors.be_harness()?;
     let server = server?;
     let url = format!("ws://{}{}", server.address(), scenario.path());
-    let output = Command::new(peer::harness()?)
-        .arg(scenario.name())
-        .args(scenario.options())
-        .args(["--url", &url, "--server-pid", &server.pid().to_string(), "--server-version", &peer.version])
-        .args(["--seconds", &format!("{}ms", args.seconds.as_millis()), "--max-errors", "0", "--json", "-"])
-        .args(&args.further)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(failed("a run"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        let wrong = format!("{}, {}: {}: {text}", peer.name, scenario.name(), output.status);
-        return Err(Failure::Server(wrong));
-    }
-    let json: Value = serde_json::from_str(&text).map_err(|error| failed("the report")(error.into()))?;
-    let figure = |name: &str| {
-        let value = json["figures"][name].as_f64();
-        value.ok_or_else(|| {
-            Failure::Server(format!("{}, {}: no {name} was measured", peer.name, scenario.name()))
-        })
-    };
+    let pid = server.pid().to_string();
+    let millis = format!("{}ms", args.seconds.as_millis());
+    let server = ["--url", &url, "--server-pid", &pid, "--server-version", &peer.version];
+    let window = ["--seconds", &millis, "--max-errors", "0"];
+    let further = args.further.iter().map(String::as_str);
+    let arguments =
+        [scenario.name()].into_iter().chain(scenario.options().iter().copied()).chain(server).chain(window);
+    let run = child::Run::of(format!("{}, {}", peer.name, scenario.name()), arguments.chain(further))?;
     let (unit, units) = scenario.units();
     Ok(Run {
-        cpu_us: figure(&format!("server_cpu_per_{unit}_us"))?,
-        rate_per_s: figure(&format!("{units}_rate_per_s"))?,
-        client_percent: figure("busiest_client_thread_cpu_percent")?,
+        cpu_us: run.figure(&format!("server_cpu_per_{unit}_us"))?,
+        rate_per_s: run.figure(&format!("{units}_rate_per_s"))?,
+        client_percent: run.figure("busiest_client_thread_cpu_percent")?,
     })
 }
 

@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     Unsent,
     /// The server closed the connection and did not say when to come back.
     NoRetry,
+    /// An app server was told something out of order, or twice without a word.
+    Disorder,
     /// A publish over HTTP was answered with this status.
     Publish(u16),
 }
@@ -66,6 +68,7 @@ impl fmt::Display for Fault {
             Fault::Lost => f.write_str("message never arrived"),
             Fault::Unsent => f.write_str("server stopped reading"),
             Fault::NoRetry => f.write_str("told to go without a time to come back"),
+            Fault::Disorder => f.write_str("event out of order at the app server"),
             Fault::Publish(status) => write!(f, "publish answered with status {status}"),
         }
     }

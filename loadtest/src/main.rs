@@ -9,9 +9,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod api;
+mod app;
 mod args;
 mod board;
 mod buckets;
+mod child;
 mod client;
 mod clock;
 mod compare;
@@ -29,6 +31,7 @@ mod plot;
 mod probe;
 mod processors;
 mod progress;
+mod proto;
 mod ramp;
 mod report;
 mod results;
@@ -51,7 +54,8 @@ use clap::Parser;
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::scenarios::{
-    churn, drain, echo, fanout, flood, handshake, hold, loris, mixed, reload, scale, slow, storm, vanish,
+    churn, drain, echo, fanout, flood, grpc, handshake, hold, loris, mixed, reload, roundtrip, scale, slow,
+    storm, vanish,
 };
 
 /// Loads a WebSocket server on loopback and says what it cost.
@@ -96,12 +100,18 @@ enum Command {
     Drain(drain::Args),
     /// Reload a server's configuration again and again under connections and traffic.
     Reload(reload::Args),
+    /// Play a client of an app server over gRPC: its CPU per message on one stream.
+    Grpc(grpc::Args),
+    /// Through the gateway to an app server and back: its CPU against that of a bare echo and a bare gRPC client.
+    Roundtrip(roundtrip::Args),
     /// Run the scenarios of a TOML file, one after the other.
     Run(scenario_file::Args),
     /// Compare servers in rounds of runs, in changing order.
     Compare(compare::Args),
     /// Be the physical limit: a server that does the system calls and nothing else.
     Floor(floor::Args),
+    /// Be an app server over gRPC that sends every message back, and print what it was told at the end.
+    Backend(app::Args),
 }
 
 fn main() -> ExitCode {
@@ -119,6 +129,7 @@ fn main() -> ExitCode {
 fn run(program: &Program) -> Result<bool, Failure> {
     let reports = match &program.command {
         Command::Floor(args) => return floor::run(args).map(|()| true),
+        Command::Backend(args) => return app::run(args).map(|()| true),
         Command::Run(args) => scenario_file::run(args)?,
         command => {
             let (report, json) = measure(command)?;
@@ -150,8 +161,10 @@ fn measure(command: &Command) -> Result<(Report, Option<&Path>), Failure> {
         Command::Loris(args) => (loris::run(args)?, args.json()),
         Command::Drain(args) => (drain::run(args)?, args.json()),
         Command::Reload(args) => (reload::run(args)?, args.json()),
-        Command::Floor(_) | Command::Run(_) => {
-            return Err(Failure::Asked("neither `floor` nor `run` is a scenario".into()));
+        Command::Roundtrip(args) => (roundtrip::run(args)?, args.json()),
+        Command::Grpc(args) => (grpc::run(args)?, args.json()),
+        Command::Floor(_) | Command::Backend(_) | Command::Run(_) => {
+            return Err(Failure::Asked("neither a server nor `run` is a scenario".into()));
         }
     })
 }

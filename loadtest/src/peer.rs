@@ -58,11 +58,11 @@ impl Peer {
         self.scenarios.iter().any(|other| other == scenario)
     }
 
-    /// Starts it on a free port; it accepts when this returns.
+    /// Starts it on a free port, with these variables in its environment; it accepts when this returns.
     ///
     /// # Errors
     /// It does not start, or does not accept in time.
-    pub(crate) fn start(&self, scenario: &str) -> Result<Running, Failure> {
+    pub(crate) fn start(&self, scenario: &str, variables: &[(&str, String)]) -> Result<Running, Failure> {
         let port = free_port().map_err(Failure::machine("a free port"))?;
         let folder = std::env::temp_dir().join(format!("loadtest-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(Failure::machine(folder.display().to_string()))?;
@@ -70,6 +70,7 @@ impl Peer {
             .args([&port.to_string(), scenario])
             .env("LOADTEST", harness()?)
             .env("TMPDIR", &folder)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn();

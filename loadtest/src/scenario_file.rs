@@ -56,7 +56,7 @@ fn start(file: &Table, folder: &Path, wrong: impl Fn(String) -> Failure) -> Resu
     let Some(name) = file.get("peer") else { return Ok(None) };
     let name = name.as_str().ok_or_else(|| wrong("peer: expected a name".into()))?;
     // What it will be asked for differs from scenario to scenario; echo is what all of them can do.
-    Peer::find(folder, name)?.start("echo").map(Some)
+    Peer::find(folder, name)?.start("echo", &[]).map(Some)
 }
 
 /// The scenarios of a file as commands.

@@ -98,11 +98,19 @@ const LAYERS: [Layer; 9] = [
             "nix",
             // Plots of its reports, as SVG.
             "plotters",
+            // An app server and a client over gRPC, of their own making.
+            "prost",
+            "protox",
             "serde",
             "serde_json",
             "socket2",
+            "tokio",
+            "tokio-stream",
             // Scenario files.
             "toml",
+            "tonic",
+            "tonic-prost",
+            "tonic-prost-build",
             "tungstenite",
         ],
     },
