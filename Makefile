@@ -12,7 +12,7 @@ help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 tools: ## Install what the tests need beside Rust (Debian: apt, pip, npm); quick when it is there
-	$(timed) .ci/tools rust python browser buf proxy promtool redis nats
+	$(timed) .ci/tools rust python browser examples buf proxy promtool redis nats
 
 test: tools format lint check docs ## Install what tests need, then format, lint, all tests, docs
 
