@@ -31,8 +31,8 @@ fn chats(script: &str) {
     let (status, reason) = stranger.refusal();
     assert_eq!(status, 403);
     assert!(reason.contains("say who you are: ?user=NAME"), "{reason}");
-    example.stop();
     gateway.stop();
+    example.stop();
 }
 
 #[test]

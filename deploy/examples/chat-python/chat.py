@@ -16,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[3] / "gateway/crates/backe
 import grpc
 
 pb, rpc = grpc.protos_and_services("gateway/v1/backend.proto")
+Message = grpc.protos("gateway/v1/message.proto").Message
 
 
 class Chat(rpc.BackendServicer):
@@ -60,7 +61,7 @@ class Chat(rpc.BackendServicer):
         if event.message.text == "/bye":
             close = pb.Command.CloseOne(connection=event.connection, code=4500, reason="you asked for it")
             return [pb.Command(close=close)]
-        to_room = pb.Command.PublishTo(channel=event.state.decode(), message=pb.Message(text=said))
+        to_room = pb.Command.PublishTo(channel=event.state.decode(), message=Message(text=said))
         return [pb.Command(publish=to_room)]
 
 
