@@ -24,9 +24,12 @@ pub enum BusKind {
     Embedded,
     /// NATS.
     Nats,
+    /// Redis.
+    Redis,
 }
 
-const KINDS: OneOf<BusKind> = OneOf(&[("embedded", BusKind::Embedded), ("nats", BusKind::Nats)]);
+const KINDS: OneOf<BusKind> =
+    OneOf(&[("embedded", BusKind::Embedded), ("nats", BusKind::Nats), ("redis", BusKind::Redis)]);
 
 /// First token of subjects: `[A-Za-z0-9_-]{1,32}`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::reader::Reader;
 use crate::sections::{PeerHeader, Settings};
 use crate::units::print_duration;
-use crate::{backends, bus};
+use crate::{backends, bus, redis};
 
 /// Notes every contradiction between keys.
 pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
@@ -26,6 +26,7 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     trust_has_an_object(settings, reader);
     limits::check(settings, reader);
     bus::check(settings, reader);
+    redis::check(settings, reader);
     backends::check(&settings.backends, reader);
     routes_tell_somebody_who_is_there(settings, reader);
     decisions_come_in_time(settings, reader);

@@ -16,6 +16,7 @@ use crate::names::{LogFilter, NodeName};
 use crate::network_limits;
 use crate::networks::{self, NETWORKS_MAX, Network};
 use crate::reader::Reader;
+use crate::redis::BusRedis;
 use crate::routes::{self, Inherited};
 use crate::schema::{section, settings};
 use crate::units::Bytes;
@@ -69,6 +70,8 @@ settings! {
         bus: Bus,
         /// How NATS is reached.
         bus_nats: BusNats,
+        /// How Redis is reached.
+        bus_redis: BusRedis,
         /// What the node asks for before it calls itself ready.
         ready: Ready,
     }

@@ -111,6 +111,15 @@ credentials_file = "/creds"
 ca_file = "/ca"
 certificate_file = "/c"
 key_file = "/k"
+[bus.redis]
+server = "rediss://[::1]:6380"
+database = 3
+user = "edge"
+password_file = "/p"
+ca_file = "/ca"
+certificate_file = "/c"
+key_file = "/k"
+stream_entries = 500
 [ready]
 requires = ["bus"]
 [[backend]]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backend::joint::{Ends, Node, OnLoss, RouteOnBus};
+use backend::redis::{self, RedisBus};
 use backend::{Bus, Embedded, Intake, Nats, nats};
 use bridge::{Epoch, NodeName, Switchboard};
 use config::{BusKind, OnBusLoss, OnGap, Settings};
@@ -41,11 +42,15 @@ impl BusEnds {
         let partitions = u16::try_from(bus.partitions.get()).unwrap_or(bridge::inbound::PARTITIONS_MAX);
         let node =
             Node { name: name.clone(), epoch, prefix: bus.prefix.to_string().into(), partitions, wall_ms };
-        let options = nats_options(settings, &node)?;
         let joint = ends.join(node, Arc::clone(switchboard), feed, Arc::clone(live.bus_routes()));
         let bus: Arc<dyn Bus> = match bus.kind {
             BusKind::Embedded => Arc::new(Embedded),
-            BusKind::Nats => Arc::new(Nats::start(&options, joint).await?),
+            BusKind::Nats => Arc::new(Nats::start(&nats_options(settings, name)?, joint).await?),
+            BusKind::Redis => {
+                let entries = u64::from(settings.bus_redis.stream_entries.get());
+                let started = RedisBus::start(joint, redis_server(settings), entries);
+                started.map_err(|problem| format!("bus.redis: {problem}"))?
+            }
         };
         Ok((bus, Some(intake)))
     }
@@ -66,7 +71,20 @@ pub(crate) fn routes(settings: &Settings) -> Arc<[RouteOnBus]> {
     settings.routes.iter().map(route).collect()
 }
 
-fn nats_options(settings: &Settings, node: &Node) -> Result<nats::Options, String> {
+fn redis_server(settings: &Settings) -> redis::Server {
+    let from = &settings.bus_redis;
+    let identity = from.certificate_file.clone().zip(from.key_file.clone());
+    redis::Server {
+        host: from.server.host().to_owned(),
+        port: from.server.port(),
+        tls: from.server.is_tls().then(|| redis::Tls { ca_file: from.ca_file.clone(), identity }),
+        database: u16::try_from(from.database).unwrap_or(u16::MAX),
+        user: from.user.as_ref().map(ToString::to_string),
+        password_file: from.password_file.clone(),
+    }
+}
+
+fn nats_options(settings: &Settings, name: &NodeName) -> Result<nats::Options, String> {
     let from = &settings.bus_nats;
     let user = from.user_file.as_deref().map(|file| secret("bus.nats.user_file", file)).transpose()?;
     let user = user.map(|user| match user.split_once(':') {
@@ -75,7 +93,7 @@ fn nats_options(settings: &Settings, node: &Node) -> Result<nats::Options, Strin
     });
     Ok(nats::Options {
         servers: from.servers.iter().map(ToString::to_string).collect(),
-        client_name: node.name.to_string(),
+        client_name: name.to_string(),
         jetstream: from.jetstream,
         credentials_file: from.credentials_file.clone(),
         token: from.token_file.as_deref().map(|file| secret("bus.nats.token_file", file)).transpose()?,

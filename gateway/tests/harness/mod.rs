@@ -16,6 +16,7 @@ mod launch;
 mod metrics;
 mod nats;
 mod raw;
+mod redis;
 mod servers;
 
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ pub(crate) use launch::{Finished, Gateway, program, program_with_descriptors};
 pub(crate) use metrics::Metrics;
 pub(crate) use nats::{Nats, NatsMessage};
 pub(crate) use raw::{BINARY, CLOSE, PING, PONG, Raw, TEXT, frame, upgrade_request};
+pub(crate) use redis::{Entry, Redis, RedisServer, Value};
 pub(crate) use servers::{NatsServer, free_port};
 
 /// How long anything may take before a test gives up on it: far beyond what it takes, also on a busy machine.

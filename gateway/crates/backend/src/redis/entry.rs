@@ -7,6 +7,8 @@ use std::str::FromStr;
 use bridge::inbound::Occurrence;
 use bridge::{ConnId, Epoch, Inbound, Kind, NodeName};
 
+use super::streams::Gap;
+
 /// The id of an entry as Redis gives them out: milliseconds and a number, both counting up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EntryId {
@@ -55,6 +57,25 @@ impl Writer {
     /// The printable id of the connection of an event.
     pub(crate) fn connection(&self, inbound: &Inbound) -> String {
         ConnId { node: self.node.clone(), epoch: self.epoch, address: inbound.address }.to_string()
+    }
+
+    /// The same for a gap of this node.
+    pub(crate) fn gap_fields(
+        &self,
+        gap: Gap,
+        route: &str,
+        again: bool,
+        mut field: impl FnMut(&'static str, &[u8]),
+    ) {
+        field("event", b"gap");
+        field("node", self.node.as_str().as_bytes());
+        field("epoch", self.epoch.to_string().as_bytes());
+        field("route", route.as_bytes());
+        field("from-ms", gap.from_ms.to_string().as_bytes());
+        field("to-ms", gap.to_ms.to_string().as_bytes());
+        if again {
+            field("again", b"1");
+        }
     }
 
     /// Hands over field and value, one pair after the other. `again`: it may be in the stream already.

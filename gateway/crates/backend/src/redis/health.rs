@@ -1,12 +1,13 @@
-//! How the bus is as a whole: up when each of its connections is. Tells the shards when that changes, and keeps what is
-//! wrong for whoever asks.
+//! How the bus is as a whole: up when each of its connections is. Tells the shards when that changes, and whoever asks
+//! from when to when it was away; keeps what is wrong.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bridge::Beyond;
+use tokio::sync::watch;
 
 use super::link::Problem;
+use super::streams::Gap;
 use crate::bus::BusState;
 use crate::bus_stats::BusStats;
 
@@ -25,47 +26,79 @@ const PARTS: usize = 3;
 
 /// The state of all parts.
 pub(crate) struct Health {
-    problems: Mutex<[Option<Problem>; PARTS]>,
-    is_up: AtomicBool,
+    inner: Mutex<Inner>,
+    gap: watch::Sender<Option<Gap>>,
     beyond: Arc<Beyond>,
     stats: Arc<BusStats>,
+    wall_ms: fn() -> u64,
+}
+
+struct Inner {
+    problems: [Option<Problem>; PARTS],
+    is_up: bool,
+    /// When it was lost; `None` before it was up for the first time.
+    lost_at_ms: Option<u64>,
 }
 
 impl Health {
-    /// Nothing is connected yet.
-    pub(crate) fn new(beyond: Arc<Beyond>, stats: Arc<BusStats>) -> Self {
+    /// Nothing is connected yet. `wall_ms` tells milliseconds since 1970.
+    pub(crate) fn new(beyond: Arc<Beyond>, stats: Arc<BusStats>, wall_ms: fn() -> u64) -> Self {
         beyond.cut_off(true);
-        let problems = Mutex::new([const { Some(String::new()) }; PARTS]);
-        Self { problems, is_up: AtomicBool::new(false), beyond, stats }
+        let problems = [const { Some(String::new()) }; PARTS];
+        let inner = Mutex::new(Inner { problems, is_up: false, lost_at_ms: None });
+        Self { inner, gap: watch::Sender::new(None), beyond, stats, wall_ms }
     }
 
     /// A part is connected and has done what it does first.
     pub(crate) fn up(&self, part: Part) {
-        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems[part as usize] = None;
-        if problems.iter().all(Option::is_none) && !self.is_up.swap(true, Ordering::Relaxed) {
-            self.beyond.cut_off(false);
+        let mut inner = self.lock();
+        inner.problems[part as usize] = None;
+        if inner.is_up || inner.problems.iter().any(Option::is_some) {
+            return;
         }
+        inner.is_up = true;
+        self.beyond.cut_off(false);
+        let Some(from_ms) = inner.lost_at_ms else {
+            tracing::info!("the bus is there: redis");
+            return;
+        };
+        let to_ms = (self.wall_ms)();
+        tracing::warn!(away_ms = to_ms.saturating_sub(from_ms), "the bus is back: redis");
+        self.gap.send_replace(Some(Gap { from_ms, to_ms }));
     }
 
     /// A part lost its connection, or could not make one.
     pub(crate) fn lost(&self, part: Part, problem: Problem) {
-        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems[part as usize] = Some(problem);
-        if self.is_up.swap(false, Ordering::Relaxed) {
+        let mut inner = self.lock();
+        let was_up = std::mem::replace(&mut inner.is_up, false);
+        if was_up {
+            inner.lost_at_ms = Some((self.wall_ms)());
             self.stats.losses.add(1);
             self.beyond.cut_off(true);
+            tracing::warn!(%problem, "the bus is away: redis");
+        } else if inner.lost_at_ms.is_none() && inner.problems.iter().flatten().all(String::is_empty) {
+            tracing::warn!(%problem, "no Redis server answers; the bus is away until one does");
         }
+        inner.problems[part as usize] = Some(problem);
     }
 
     /// What keeps it from being up; empty when nothing has been tried yet.
     pub(crate) fn problem(&self) -> Option<Problem> {
-        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut known = problems.iter().flatten();
+        let inner = self.lock();
+        let mut known = inner.problems.iter().flatten();
         known.clone().find(|problem| !problem.is_empty()).or_else(|| known.next()).cloned()
     }
 
     pub(crate) fn state(&self) -> BusState {
-        if self.is_up.load(Ordering::Relaxed) { BusState::Up } else { BusState::Away }
+        if self.lock().is_up { BusState::Up } else { BusState::Away }
+    }
+
+    /// The last gap, each time there was one.
+    pub(crate) fn gaps(&self) -> watch::Receiver<Option<Gap>> {
+        self.gap.subscribe()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

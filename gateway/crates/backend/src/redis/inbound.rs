@@ -18,7 +18,7 @@ use super::health::{Health, Part};
 use super::keys::Keys;
 use super::link::{Backoff, Connected, Link, PING_INTERVAL, Problem, is_loss};
 use super::orders;
-use super::streams::{Added, Group, Step, StreamKey, Streams};
+use super::streams::{Added, Gap, Group, Step, StreamKey, Streams};
 use crate::bus_stats::BusStats;
 use crate::joint::{OnLoss, RouteOnBus, Routes};
 use crate::upstream::{Feed, Settler};
@@ -40,6 +40,7 @@ pub(crate) struct InboundTask {
     pub(crate) settler: Settler,
     pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) routes: Arc<Routes>,
+    pub(crate) partitions: u16,
     pub(crate) health: Arc<Health>,
     pub(crate) stats: Arc<BusStats>,
 }
@@ -74,6 +75,7 @@ impl InboundTask {
             Stage { started: now, connected: None, backoff: Backoff::default(), quiet_since: now, routes };
         let mut work: Option<Work> = Some(self.connect(Duration::ZERO));
         let mut rest_until = now;
+        let mut gaps = self.health.gaps();
         let (mut is_fed, mut end) = (true, now);
         loop {
             let is_told = self.settler.flush();
@@ -97,6 +99,10 @@ impl InboundTask {
                 },
                 () = tokio::time::sleep_until(rest_until), if work.is_none() => {}
                 problem = ended(&stage.connected), if work.is_none() => self.lost(problem, &mut stage),
+                Ok(()) = gaps.changed() => {
+                    let gap = *gaps.borrow_and_update();
+                    self.tell(gap, &mut stage);
+                }
                 () = tokio::time::sleep(SETTLE_RETRY), if !is_told => {}
                 () = tokio::time::sleep_until(end), if !is_fed => return,
             }
@@ -112,6 +118,17 @@ impl InboundTask {
                 self.give_up(&inbound, on_loss);
             } else {
                 self.streams.push(inbound);
+            }
+        }
+    }
+
+    /// App servers hear of a gap in every stream of theirs.
+    fn tell(&mut self, gap: Option<Gap>, stage: &mut Stage) {
+        stage.routes = self.routes.now();
+        let Some(gap) = gap else { return };
+        for (route, _) in (0u16..).zip(&*stage.routes).filter(|(_, route)| route.tells_bus) {
+            for partition in 0..self.partitions {
+                self.streams.tell_gap(StreamKey { route, partition }, gap);
             }
         }
     }

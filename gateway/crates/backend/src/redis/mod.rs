@@ -19,7 +19,7 @@ mod streams;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bridge::{Channel, Message};
+use bridge::{Channel, Message, Switchboard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -28,10 +28,10 @@ use self::health::Health;
 use self::keys::Keys;
 use self::link::Link;
 use self::publish::Forward;
-use self::streams::{Bounds, Streams};
+use self::streams::{Bounds, Gap, Streams};
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
-use crate::joint::Joint;
+use crate::joint::{Joint, Routes, close_gap};
 
 pub use self::link::{Server, Tls};
 
@@ -71,7 +71,7 @@ impl RedisBus {
         let Joint { node, switchboard, beyond, interests, outgoing, incoming, feed, settler, routes, stats } =
             joint;
         let keys = Keys::new(&node.prefix, &node.name);
-        let health = Arc::new(Health::new(beyond, Arc::clone(&stats)));
+        let health = Arc::new(Health::new(beyond, Arc::clone(&stats), node.wall_ms));
         let writer = Writer { node: node.name.clone(), epoch: node.epoch };
         let (received, queue) = deliver::queue(&stats);
         let (forwards, forwarded) = mpsc::channel(publish::FORWARDS_MAX);
@@ -114,14 +114,20 @@ impl RedisBus {
             }),
             feed,
             settler,
-            switchboard,
-            routes,
+            switchboard: Arc::clone(&switchboard),
+            routes: Arc::clone(&routes),
+            partitions: node.partitions,
             health: Arc::clone(&health),
             stats: Arc::clone(&stats),
         };
+        let gaps = close_gaps(health.gaps(), routes, Arc::clone(&switchboard));
         let tasks = Mutex::new(Tasks {
             finishing: vec![tokio::spawn(publishing.run()), tokio::spawn(inbound.run())],
-            endless: vec![tokio::spawn(listener.run()), tokio::spawn(deliverer.run(queue))],
+            endless: vec![
+                tokio::spawn(listener.run()),
+                tokio::spawn(deliverer.run(queue)),
+                tokio::spawn(gaps),
+            ],
         });
         Ok(Arc::new(Self { health, stats, forwards, stop, tasks }))
     }
@@ -178,5 +184,16 @@ impl Bus for RedisBus {
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
             endless.iter().for_each(JoinHandle::abort);
         })
+    }
+}
+
+/// After each gap, has the connections closed that want it so.
+async fn close_gaps(
+    mut gaps: watch::Receiver<Option<Gap>>,
+    routes: Arc<Routes>,
+    switchboard: Arc<Switchboard>,
+) {
+    while gaps.changed().await.is_ok() {
+        close_gap(&routes, switchboard.mailboxes()).await;
     }
 }

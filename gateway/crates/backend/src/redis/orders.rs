@@ -6,7 +6,7 @@ use redis::{ErrorKind, Pipeline, RedisError, RedisResult, Value};
 
 use super::entry::{EntryId, Writer};
 use super::keys::Keys;
-use super::streams::{Added, Group, StreamKey, Streams};
+use super::streams::{Added, Content, Group, StreamKey, Streams};
 use crate::joint::RouteOnBus;
 
 /// The name of a stream.
@@ -34,9 +34,13 @@ impl Add {
             let route = routes.get(usize::from(key.route)).map_or("", |route| &*route.name);
             for event in events {
                 let entry = pipeline.cmd("XADD").arg(&name).arg("*");
-                writer.fields(&event.inbound, route, event.again, |field, value| {
+                let mut field = |field: &'static str, value: &[u8]| {
                     entry.arg(field).arg(value);
-                });
+                };
+                match &event.content {
+                    Content::Event(inbound) => writer.fields(inbound, route, event.again, &mut field),
+                    Content::Gap(gap) => writer.gap_fields(*gap, route, event.again, &mut field),
+                }
             }
             pipeline.cmd("XLEN").arg(&name);
             parts.push(events.len());

@@ -31,12 +31,37 @@ pub(crate) struct Bounds {
     pub(crate) batch_bytes: usize,
 }
 
-/// An event on its way.
+/// Something on its way.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
-    pub(crate) inbound: Inbound,
+    pub(crate) content: Content,
     /// It was sent before and not confirmed: it may be in the stream already.
     pub(crate) again: bool,
+}
+
+/// What an entry says.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// What a client did.
+    Event(Inbound),
+    /// The bus was away, and what app servers published meanwhile did not reach clients of this node.
+    Gap(Gap),
+}
+
+/// A time, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) from_ms: u64,
+    pub(crate) to_ms: u64,
+}
+
+impl Content {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Event(inbound) => inbound.payload_bytes() as usize,
+            Self::Gap(_) => 0,
+        }
+    }
 }
 
 /// What became of a stream's part of a batch.
@@ -126,11 +151,23 @@ impl Streams {
     /// Takes an event.
     pub(crate) fn push(&mut self, inbound: Inbound) {
         let key = StreamKey { route: inbound.route, partition: inbound.partition };
+        self.put(key, Content::Event(inbound));
+    }
+
+    /// Tells a stream of a gap. One that still waits behind an earlier gap becomes part of it, so gaps do not pile up.
+    pub(crate) fn tell_gap(&mut self, key: StreamKey, gap: Gap) {
+        let last = self.table.get_mut(&key).and_then(|stream| stream.events.back_mut());
+        match last.map(|last| &mut last.content) {
+            Some(Content::Gap(earlier)) => earlier.to_ms = gap.to_ms,
+            _ => self.put(key, Content::Gap(gap)),
+        }
+    }
+
+    fn put(&mut self, key: StreamKey, content: Content) {
         let stream = self.table.entry(key).or_default();
-        stream.events.push_back(Waiting { inbound, again: false });
+        stream.events.push_back(Waiting { content, again: false });
         self.waiting += 1;
         if !stream.is_listed {
-            stream.is_listed = true;
             self.list(key);
         }
     }
@@ -162,7 +199,11 @@ impl Streams {
         let streams = self.table.iter_mut().filter(|(key, _)| is_out(key.route));
         let out: Vec<_> = streams.flat_map(|(_, stream)| stream.events.drain(..)).collect();
         self.waiting -= out.len();
-        out.into_iter().map(|event| event.inbound).collect()
+        let event = |waiting: Waiting| match waiting.content {
+            Content::Event(inbound) => Some(inbound),
+            Content::Gap(_) => None,
+        };
+        out.into_iter().filter_map(event).collect()
     }
 
     /// What to do now. The caller does it and answers before it asks again.
@@ -198,7 +239,11 @@ impl Streams {
             match *outcome {
                 Added::Length(length) => {
                     self.waiting -= events.len();
-                    events.iter().for_each(|event| settle(event.inbound.settled()));
+                    for event in &events {
+                        if let Content::Event(inbound) = &event.content {
+                            settle(inbound.settled());
+                        }
+                    }
                     if let Some(stream) = self.table.get_mut(&key) {
                         stream.length = Some(length);
                         stream.look_ms = 0;
@@ -304,7 +349,7 @@ impl Streams {
             while part.len() < most
                 && let Some(next) = stream.events.front()
             {
-                let size = next.inbound.payload_bytes() as usize;
+                let size = next.content.payload_bytes();
                 let is_first = self.under_way.is_empty() && part.is_empty();
                 if size > bytes && !is_first {
                     break;
@@ -327,245 +372,4 @@ impl Streams {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::collections::BTreeMap;
-
-    use bridge::inbound::Occurrence;
-    use bridge::message::Bytes;
-    use bridge::{Address, Kind, Upstream};
-
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds { stream_entries: 8, batch_events: 4, batch_bytes: 100 };
-    const KEY: StreamKey = StreamKey { route: 0, partition: 0 };
-
-    fn event(slot: u32, sequence: u32, bytes: usize) -> Inbound {
-        Inbound {
-            upstream: Upstream(0),
-            partition: (slot % 3) as u16,
-            address: Address { shard: 0, slot, generation: 1 },
-            route: 0,
-            sequence,
-            principal: None,
-            occurrence: Occurrence::Message { kind: Kind::Binary, payload: Bytes::from(vec![0; bytes]) },
-        }
-    }
-
-    fn id(text: &str) -> EntryId {
-        text.parse().unwrap()
-    }
-
-    fn group(last: &str, pending: Option<&str>) -> Group {
-        Group { last_delivered: id(last), least_pending: pending.map(id) }
-    }
-
-    #[test]
-    fn nothing_that_a_group_needs_is_trimmed() {
-        assert_eq!(first_needed(&[]), None, "nobody has acknowledged anything");
-        assert_eq!(first_needed(&[group("5-0", None)]), Some(id("5-1")));
-        assert_eq!(first_needed(&[group("5-0", Some("3-7"))]), Some(id("3-7")));
-        let slow_and_fast = [group("9-0", None), group("4-2", None), group("9-0", Some("4-3"))];
-        assert_eq!(first_needed(&slow_and_fast), Some(id("4-3")));
-        assert_eq!(id(&format!("7-{}", u64::MAX)).next(), id("8-0"));
-    }
-
-    #[test]
-    fn a_large_event_goes_alone_and_a_batch_is_bounded() {
-        let mut streams = Streams::new(Bounds { stream_entries: 1000, ..BOUNDS });
-        for (sequence, bytes) in (1..).zip([60, 60, 500, 1, 1, 1, 1, 1]) {
-            streams.push(event(0, sequence, bytes));
-        }
-        assert_eq!(streams.step(0), Step::Survey(KEY), "nothing is known of it");
-        streams.surveyed(KEY, 0, &[], 0);
-        let mut sizes = Vec::new();
-        while streams.step(0) == Step::Add {
-            sizes.push(streams.under_way()[0].1.len());
-            streams.added(&[Added::Length(1)], 0, |_| ());
-        }
-        assert_eq!(sizes, [1, 1, 1, 4, 1]);
-        assert_eq!(streams.waiting(), 0);
-    }
-
-    #[test]
-    fn a_full_stream_holds_its_own_events_only_and_is_looked_at_ever_more_rarely() {
-        let mut streams = Streams::new(BOUNDS);
-        streams.push(event(0, 1, 1));
-        streams.push(event(1, 1, 1));
-        assert_eq!(streams.step(0), Step::Survey(KEY));
-        streams.surveyed(KEY, 8, &[], 0);
-        let other = StreamKey { route: 0, partition: 1 };
-        assert_eq!(streams.step(0), Step::Survey(other));
-        streams.surveyed(other, 0, &[], 0);
-        assert_eq!(streams.step(0), Step::Add);
-        assert_eq!(streams.under_way()[0].0, other);
-        streams.added(&[Added::Length(1)], 0, |_| ());
-
-        let (mut now, mut waits) = (0, Vec::new());
-        for _ in 0..7 {
-            let Step::Wait(Some(at)) = streams.step(now) else { panic!("it is held") };
-            waits.push(at - now);
-            now = at;
-            assert_eq!(streams.step(now), Step::Survey(KEY));
-            streams.surveyed(KEY, 8, &[group("1-0", Some("1-0"))], now);
-            assert_eq!(streams.step(now), Step::Trim(KEY, id("1-0")));
-            streams.trimmed(KEY, 8, now);
-        }
-        assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000]);
-        assert_eq!(streams.held(), 1);
-        let Step::Wait(Some(at)) = streams.step(now) else { panic!("it is held") };
-        assert_eq!(streams.step(at), Step::Survey(KEY));
-        streams.surveyed(KEY, 8, &[group("5-0", None)], at);
-        assert_eq!(streams.step(at), Step::Trim(KEY, id("5-1")));
-        streams.trimmed(KEY, 3, at);
-        assert_eq!(streams.step(at), Step::Add);
-    }
-
-    #[test]
-    fn what_was_refused_waits_and_what_was_lost_goes_again_and_says_so() {
-        let mut streams = Streams::new(BOUNDS);
-        (1..=3).for_each(|sequence| streams.push(event(0, sequence, 1)));
-        streams.step(0);
-        streams.surveyed(KEY, 0, &[], 0);
-        assert_eq!(streams.step(0), Step::Add);
-        streams.added(&[Added::Refused], 0, |_| panic!("nothing is settled"));
-        assert_eq!(streams.step(0), Step::Wait(Some(50)));
-        assert_eq!(streams.step(50), Step::Survey(KEY));
-        streams.surveyed(KEY, 0, &[], 50);
-        assert_eq!(streams.step(50), Step::Add);
-        assert!(streams.under_way()[0].1.iter().all(|event| !event.again), "it certainly is not in");
-        streams.lost();
-        assert_eq!(streams.step(50), Step::Survey(KEY), "it may be another server");
-        streams.surveyed(KEY, 3, &[], 50);
-        streams.push(event(0, 4, 1));
-        assert_eq!(streams.step(50), Step::Add);
-        let again: Vec<_> =
-            streams.under_way()[0].1.iter().map(|event| (event.inbound.sequence, event.again)).collect();
-        assert_eq!(again, [(1, true), (2, true), (3, true), (4, false)]);
-    }
-
-    /// Redis as far as it matters: streams whose entries are (connection, sequence), and one group each that falls behind.
-    #[derive(Default)]
-    struct Server {
-        streams: BTreeMap<StreamKey, Vec<(EntryId, u32, u32)>>,
-        counter: u64,
-        /// How far each stream's group has read, and what it has not acknowledged.
-        groups: BTreeMap<StreamKey, (EntryId, Vec<EntryId>)>,
-        /// Every entry ever added, by stream.
-        history: BTreeMap<StreamKey, Vec<(u32, u32)>>,
-    }
-
-    impl Server {
-        fn add(&mut self, batch: &[(StreamKey, Vec<Waiting>)]) -> Vec<Added> {
-            let mut outcomes = Vec::new();
-            for (key, events) in batch {
-                for event in events {
-                    self.counter += 1;
-                    let (slot, sequence) = (event.inbound.address.slot, event.inbound.sequence);
-                    let entry = (id(&format!("{}-0", self.counter)), slot, sequence);
-                    self.streams.entry(*key).or_default().push(entry);
-                    self.history.entry(*key).or_default().push((slot, sequence));
-                }
-                outcomes.push(Added::Length(self.streams[key].len() as u64));
-            }
-            outcomes
-        }
-
-        fn consume(&mut self, random: &mut fastrand::Rng) {
-            for (key, entries) in &self.streams {
-                let (last, pending) = self.groups.entry(*key).or_default();
-                if let Some((next, ..)) = entries.iter().find(|(entry, ..)| *entry > *last)
-                    && random.bool()
-                {
-                    *last = *next;
-                    pending.push(*next);
-                }
-                if !pending.is_empty() && random.bool() {
-                    pending.swap_remove(random.usize(..pending.len()));
-                }
-            }
-        }
-
-        fn survey(&self, key: StreamKey) -> (u64, Vec<Group>) {
-            let length = self.streams.get(&key).map_or(0, Vec::len) as u64;
-            let group = self.groups.get(&key).map(|(last, pending)| Group {
-                last_delivered: *last,
-                least_pending: pending.iter().min().copied(),
-            });
-            (length, group.into_iter().collect())
-        }
-
-        fn trim(&mut self, key: StreamKey, before: EntryId) -> u64 {
-            let entries = self.streams.entry(key).or_default();
-            let (last, pending) = &self.groups[&key];
-            for (entry, ..) in entries.iter().filter(|(entry, ..)| *entry < before) {
-                assert!(entry <= last && !pending.contains(entry), "{entry} is not acknowledged");
-            }
-            entries.retain(|(entry, ..)| *entry >= before);
-            entries.len() as u64
-        }
-    }
-
-    #[test]
-    fn whatever_happens_every_event_is_in_its_stream_in_order_and_none_is_trimmed_unread() {
-        for seed in 0..300 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let (mut streams, mut server) = (Streams::new(BOUNDS), Server::default());
-            let mut sent: BTreeMap<u32, u32> = BTreeMap::new();
-            let (mut settled, mut now) = (0, 0);
-            for round in 0..3_000 {
-                if round < 1_500 && streams.waiting() < 20 {
-                    let slot = random.u32(..6);
-                    let sequence = sent.entry(slot).or_default();
-                    *sequence += 1;
-                    streams.push(event(slot, *sequence, random.usize(..60)));
-                }
-                server.consume(&mut random);
-                now += random.u64(..20);
-                match streams.step(now) {
-                    Step::Wait(_) => {}
-                    Step::Survey(key) => {
-                        let (length, groups) = server.survey(key);
-                        streams.surveyed(key, length, &groups, now);
-                    }
-                    Step::Trim(key, before) => {
-                        let length = server.trim(key, before);
-                        streams.trimmed(key, length, now);
-                    }
-                    Step::Add => {
-                        let batch = streams.under_way().to_vec();
-                        let is_calm = round > 1_500;
-                        match random.u32(..10) {
-                            0 if !is_calm => streams.lost(),
-                            1 if !is_calm => {
-                                server.add(&batch);
-                                streams.lost();
-                            }
-                            2 if !is_calm => {
-                                streams.added(&vec![Added::Refused; batch.len()], now, |_| unreachable!());
-                            }
-                            _ => {
-                                let outcomes = server.add(&batch);
-                                streams.added(&outcomes, now, |one| settled += u32::from(one.events));
-                            }
-                        }
-                    }
-                }
-                for (key, entries) in &server.streams {
-                    assert!(entries.len() <= 8, "seed {seed}: {key:?} is beyond its bound");
-                }
-            }
-            assert_eq!(streams.waiting(), 0, "seed {seed}");
-            assert_eq!(settled, sent.values().sum::<u32>(), "seed {seed}: each is settled once");
-            for (slot, last) in &sent {
-                let key = StreamKey { route: 0, partition: (slot % 3) as u16 };
-                let mut next = 1;
-                for (_, sequence) in server.history[&key].iter().filter(|(of, _)| of == slot) {
-                    assert!(*sequence <= next, "seed {seed}: {slot} skips to {sequence}");
-                    next = next.max(sequence + 1);
-                }
-                assert_eq!(next - 1, *last, "seed {seed}: all of {slot} is in");
-            }
-        }
-    }
-}
+mod tests;

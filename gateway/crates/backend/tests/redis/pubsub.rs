@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backend::joint::OnLoss;
 use backend::redis::{Server, Tls, envelope};
 use backend::{Bus as _, BusState};
 use bridge::message::Bytes;
@@ -120,14 +121,17 @@ async fn who_joins_while_the_server_is_away_hears_when_it_is_back_and_publishes_
 #[tokio::test]
 async fn a_user_with_a_password_gets_in_and_another_does_not() {
     let folder = tempfile::tempdir().unwrap();
-    let acl = "user default off\nuser edge on >secret ~gateway:* &gateway:* +@all\n";
+    // What the README says that it needs.
+    let rights = "~gateway:* &gateway:* +hello +ping +select +multi +exec +publish +subscribe +unsubscribe +xadd \
+        +xlen +xtrim +xpending +xinfo|groups";
+    let acl = format!("user default on nopass ~* &* +@all\nuser edge on >secret {rights}\n");
     std::fs::write(folder.path().join("users.acl"), acl).unwrap();
     let password = folder.path().join("password");
     std::fs::write(&password, "wrong\n").unwrap();
     let server = Redis::start_in(folder, &["--aclfile", "users.acl"]);
     let login =
         Server { user: Some("edge".to_owned()), password_file: Some(password.clone()), ..server.server() };
-    let mut node = Node::start("one", login);
+    let mut node = Node::start_with("one", login, 4, OnLoss::Pause);
     node.until("it was tried", |node| {
         node.bus.problem().is_some_and(|problem| problem.contains("WRONGPASS"))
     })
@@ -135,8 +139,21 @@ async fn a_user_with_a_password_gets_in_and_another_does_not() {
     assert_eq!(node.bus.state(), BusState::Away);
     std::fs::write(&password, "secret\n").unwrap();
     node.is_up().await;
-    node.say(0, b"x").await;
+    // A group has acknowledged what is there, so that there is something to trim.
+    let mut redis = server.connection().await;
+    let partition = bridge::Address { shard: 0, slot: 0, generation: 1 }.partition(4);
+    let stream = format!("gateway:inbound:app:{partition}");
+    for _ in 0..4 {
+        node.say(0, b"x").await;
+    }
     node.until("it is settled", |node| node.unsettled() == 0).await;
+    redis::cmd("XGROUP").arg(&["CREATE", &stream, "workers", "$"]).exec_async(&mut redis).await.unwrap();
+    node.say(0, b"x").await;
+    node.until("the stream is trimmed", |node| node.unsettled() == 0).await;
+    node.switchboard.join(0, &channel("room"));
+    node.until("it may subscribe", |node| node.bus.stats().unwrap().subscriptions.value() == 1).await;
+    let message = Message::copy_from(Kind::Text, b"x");
+    assert!(node.bus.forward(&channel("room"), &message).await.is_ok(), "it may publish");
     node.stop().await;
 }
 
