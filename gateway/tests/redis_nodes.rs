@@ -259,7 +259,6 @@ fn while_redis_is_away_each_route_does_what_it_says_and_afterwards_all_is_as_bef
     assert_eq!(strict.told_to_go().0, 1013);
     server.run();
     a.until("the bus is back", |metrics| metrics.value(UP) == 1.0);
-    subscribed(&a, 2);
     b.until("the bus is back", |metrics| metrics.value(UP) == 1.0);
     waits.echoes("back");
     far.hears("back");
