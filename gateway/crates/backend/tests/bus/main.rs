@@ -1,0 +1,167 @@
+//! Every bus behaves alike: what one node publishes reaches the subscribers of another once, in order, whole, and nobody
+//! else. The embedded bus, which has one node, is held to the same. Against real servers.
+#![allow(clippy::unwrap_used)]
+
+mod node;
+
+use std::sync::Arc;
+
+use backend::PublishError;
+use bridge::message::Bytes;
+use bridge::{Channel, Kind, Message};
+
+use self::node::{Pair, Which};
+
+fn channel(name: &str) -> Channel {
+    Channel::parse(name).unwrap()
+}
+
+/// The same promise for each bus, under a name of its own.
+macro_rules! on_every_bus {
+    ($($(#[$doc:meta])* $promise:ident)*) => {
+        mod embedded { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() { super::$promise(super::Which::Embedded).await; })* }
+        mod nats { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() { super::$promise(super::Which::Nats).await; })* }
+        mod redis { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() { super::$promise(super::Which::Redis).await; })* }
+    };
+}
+
+on_every_bus! {
+    a_publisher_is_heard_in_order_once_and_by_nobody_else
+    every_payload_arrives_as_it_was
+    every_good_name_is_a_channel_of_its_own
+    after_a_race_of_joins_and_leaves_just_those_hear_who_are_there
+    what_the_api_publishes_reaches_both_nodes
+}
+
+async fn a_publisher_is_heard_in_order_once_and_by_nobody_else(which: Which) {
+    const MESSAGES: u32 = 500;
+    let mut pair = Pair::start(which).await;
+    let (room, other) = (channel("room.1"), channel("room.1.deeper"));
+    pair.there().join(&room);
+    pair.there().join(&other);
+    pair.settled(2).await;
+    for number in 0..MESSAGES {
+        pair.here().client_publishes(&room, Kind::Text, number.to_string().as_bytes()).await;
+    }
+    pair.here().client_publishes(&other, Kind::Text, b"the end").await;
+    pair.there().until("all arrived", |node| node.heard.len() > MESSAGES as usize).await;
+    let heard = pair.there().heard_on(&room);
+    let expected: Vec<Bytes> = (0..MESSAGES).map(|number| number.to_string().into()).collect();
+    assert_eq!(heard, expected);
+    assert_eq!(pair.there().heard_on(&other), [Bytes::from("the end")]);
+}
+
+async fn every_payload_arrives_as_it_was(which: Which) {
+    let mut pair = Pair::start(which).await;
+    let room = channel("room.1");
+    pair.there().join(&room);
+    pair.settled(1).await;
+    let mut sent = Vec::new();
+    // The largest leaves room for the headers within the megabyte that a NATS server takes unless it is told otherwise.
+    for size in [0, 1, 125, 126, 65_535, 65_536, 1_000_000] {
+        for kind in [Kind::Text, Kind::Binary] {
+            let payload = match kind {
+                Kind::Text => Bytes::from("ä".repeat(size / 2) + &"x".repeat(size % 2)),
+                Kind::Binary => (0..size).map(|place| place as u8).collect(),
+            };
+            pair.here().client_publishes(&room, kind, &payload).await;
+            sent.push((kind, payload));
+        }
+    }
+    // What looks like an envelope, and what looks like text, are neither.
+    for (kind, payload) in [(Kind::Text, &b"\0text"[..]), (Kind::Binary, b"plain"), (Kind::Binary, b"\0\x0a")]
+    {
+        pair.here().client_publishes(&room, kind, payload).await;
+        sent.push((kind, Bytes::copy_from_slice(payload)));
+    }
+    pair.there().until("all arrived", |node| node.heard.len() == sent.len()).await;
+    let heard: Vec<_> = pair.there().heard.drain(..).map(|(_, kind, payload)| (kind, payload)).collect();
+    assert!(heard == sent, "something arrived otherwise than it was sent");
+}
+
+async fn every_good_name_is_a_channel_of_its_own(which: Which) {
+    let mut pair = Pair::start(which).await;
+    let longest = ["x".repeat(31), "y".repeat(31)].join(".");
+    let names = ["a", "A", "a.a", "a=20b", "-", "_", "0.1.2.3.4.5.6.7", "user.a=40b=2Ec", &longest];
+    for bad in ["", "a b", "a*", "a.>", "*", "a..b", ".a", "a.", "ä", "a\0b", "a\r\nb", "a.b.c.d.e.f.g.h.i"]
+    {
+        assert!(Channel::parse(bad).is_err(), "{bad:?} is refused before any bus sees it");
+    }
+    for name in names {
+        pair.there().join(&channel(name));
+    }
+    pair.settled(names.len()).await;
+    for name in names {
+        pair.here().client_publishes(&channel(name), Kind::Text, name.as_bytes()).await;
+    }
+    pair.there().until("all arrived", |node| node.heard.len() == names.len()).await;
+    for (heard, _, payload) in &pair.there().heard {
+        assert_eq!(heard.as_str().as_bytes(), &payload[..]);
+    }
+}
+
+async fn after_a_race_of_joins_and_leaves_just_those_hear_who_are_there(which: Which) {
+    const CHANNELS: u32 = 200;
+    let mut pair = Pair::start(which).await;
+    let all: Vec<Channel> = (0..CHANNELS).map(|number| channel(&format!("race.{number}"))).collect();
+    let board = Arc::clone(&pair.there().switchboard);
+    let racers: Vec<_> = (0..2u16)
+        .map(|shard| {
+            let (board, all) = (Arc::clone(&board), all.clone());
+            tokio::task::spawn_blocking(move || {
+                let mut random = fastrand::Rng::with_seed(u64::from(shard));
+                for _ in 0..20_000 {
+                    let channel = &all[random.usize(..all.len())];
+                    if random.bool() {
+                        board.join(shard, channel)
+                    } else {
+                        board.leave(shard, channel)
+                    };
+                }
+                // In the end every other channel has somebody.
+                for (number, channel) in all.iter().enumerate() {
+                    if number % 2 == 0 {
+                        board.join(shard, channel)
+                    } else {
+                        board.leave(shard, channel)
+                    };
+                }
+            })
+        })
+        .collect();
+    for racer in racers {
+        racer.await.unwrap();
+    }
+    let stay = all.len() / 2;
+    pair.settled(stay).await;
+    for channel in &all {
+        pair.here().client_publishes(channel, Kind::Text, channel.as_str().as_bytes()).await;
+    }
+    // Once for each of the two shards.
+    pair.there().until("who is there hears", |node| node.heard.len() == 2 * stay).await;
+    let mut heard: Vec<_> = pair.there().heard.drain(..).map(|(channel, ..)| channel).collect();
+    heard.sort();
+    heard.dedup();
+    let mut expected: Vec<_> = all.iter().step_by(2).cloned().collect();
+    expected.sort();
+    assert_eq!(heard, expected);
+}
+
+async fn what_the_api_publishes_reaches_both_nodes(which: Which) {
+    let mut pair = Pair::start(which).await;
+    let room = channel("room.1");
+    pair.here().join(&room);
+    pair.there().join(&room);
+    pair.settled(1).await;
+    let publisher = pair.here().publisher();
+    let message = Message::copy_from(Kind::Text, b"hello");
+    let published = publisher.publish(&room, &message, None, None).await;
+    assert_eq!(published, Ok::<(), PublishError>(()));
+    for node in pair.nodes() {
+        node.until("it is heard", |node| !node.heard.is_empty()).await;
+        assert_eq!(node.heard_on(&room), [Bytes::from("hello")]);
+    }
+}

@@ -1,0 +1,232 @@
+//! Two nodes on one bus, or one on the embedded bus, which is both; servers of a test's own; and mailboxes that the test
+//! reads in place of shards.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backend::joint::{Ends, Joint, Node as Who, Routes};
+use backend::redis::{RedisBus, STREAM_ENTRIES, Server};
+use backend::{Bus, BusState, Embedded, Intake, Nats, Publisher, nats};
+use bridge::mailbox::{Wake, mailbox};
+use bridge::message::Bytes;
+use bridge::{Channel, Command, Epoch, Inbox, Kind, Message, NodeName, Switchboard};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Which bus.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    Embedded,
+    Nats,
+    Redis,
+}
+
+struct Deaf;
+impl Wake for Deaf {
+    fn wake(&self) {}
+}
+
+/// One node with two shards.
+pub(crate) struct Node {
+    bus: Arc<dyn Bus>,
+    pub(crate) switchboard: Arc<Switchboard>,
+    inboxes: Vec<Inbox>,
+    /// What came, oldest first.
+    pub(crate) heard: Vec<(Channel, Kind, Bytes)>,
+    _intake: Intake,
+}
+
+/// Who publishes and who hears: the same node where a bus has but one.
+pub(crate) struct Pair {
+    nodes: Vec<Node>,
+    _server: Option<Running>,
+}
+
+impl Pair {
+    pub(crate) async fn start(which: Which) -> Self {
+        let server = (which != Which::Embedded).then(|| Running::start(which));
+        let port = server.as_ref().map_or(0, |server| server.port);
+        let names: &[&str] = if which == Which::Embedded { &["a"] } else { &["a", "b"] };
+        let mut nodes = Vec::new();
+        for name in names {
+            nodes.push(Node::start(which, name, port).await);
+        }
+        Self { nodes, _server: server }
+    }
+
+    /// The node that publishes.
+    pub(crate) fn here(&mut self) -> &mut Node {
+        &mut self.nodes[0]
+    }
+
+    /// The node that hears.
+    pub(crate) fn there(&mut self) -> &mut Node {
+        self.nodes.last_mut().unwrap()
+    }
+
+    pub(crate) fn nodes(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// Waits until the hearing node has so many subscriptions, and the server knows.
+    pub(crate) async fn settled(&mut self, channels: usize) {
+        if self.nodes.len() == 1 {
+            return;
+        }
+        let probe = Channel::parse("probe").unwrap();
+        self.there().join(&probe);
+        let subscribed = |node: &mut Node| {
+            node.bus.stats().is_some_and(|stats| stats.subscriptions.value() == channels as u64 + 1)
+        };
+        self.there().until("subscriptions stand", subscribed).await;
+        // Subscriptions of one connection are made in order: once this one is heard, the others stand.
+        let (started, mut looks) = (Instant::now(), tokio::time::interval(PAUSE));
+        while self.there().heard.is_empty() {
+            assert!(started.elapsed() < PATIENCE, "a subscription that was made is not heard");
+            self.here().client_publishes(&probe, Kind::Text, b"probe").await;
+            looks.tick().await;
+            self.there().look();
+        }
+        self.there().leave(&probe);
+        let gone = |node: &mut Node| {
+            node.bus.stats().is_some_and(|stats| stats.subscriptions.value() == channels as u64)
+        };
+        self.there().until("the probe is gone", gone).await;
+        self.there().heard.clear();
+    }
+}
+
+impl Node {
+    async fn start(which: Which, name: &str, port: u16) -> Self {
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
+            (0..2).map(|_| mailbox(100_000, 1 << 30, Arc::new(Deaf))).unzip();
+        let board = Switchboard::new(mailboxes);
+        let (intake, feed, _) = Intake::new();
+        let (switchboard, bus): (Arc<Switchboard>, Arc<dyn Bus>) = if which == Which::Embedded {
+            (Arc::new(board), Arc::new(Embedded))
+        } else {
+            let ends = Ends::new(1024);
+            let switchboard = Arc::new(board.with_beyond(Arc::clone(&ends.beyond)));
+            let who = Who {
+                name: NodeName::parse(name).unwrap(),
+                epoch: Epoch(fastrand::u32(..)),
+                prefix: Arc::from("gateway"),
+                partitions: 4,
+                wall_ms: || 0,
+            };
+            let joint = ends.join(who, Arc::clone(&switchboard), feed, Arc::<Routes>::default());
+            (switchboard, connect(which, joint, port).await)
+        };
+        let mut node = Self { bus, switchboard, inboxes, heard: Vec::new(), _intake: intake };
+        node.until("the bus is up", |node| node.bus.state() == BusState::Up).await;
+        node
+    }
+
+    pub(crate) fn publisher(&self) -> Publisher {
+        Publisher::new(Arc::clone(&self.switchboard), Arc::clone(&self.bus))
+    }
+
+    pub(crate) fn join(&self, channel: &Channel) {
+        self.switchboard.join(0, channel);
+    }
+
+    pub(crate) fn leave(&self, channel: &Channel) {
+        self.switchboard.leave(0, channel);
+    }
+
+    /// As a client does: when there is no room, it waits.
+    pub(crate) async fn client_publishes(&mut self, channel: &Channel, kind: Kind, payload: &[u8]) {
+        let message = Message::copy_from(kind, payload);
+        let (started, mut looks) = (Instant::now(), tokio::time::interval(PAUSE));
+        while self.switchboard.publish_everywhere(0, channel, &message, None).is_err() {
+            assert!(started.elapsed() < PATIENCE, "the bus takes nothing");
+            looks.tick().await;
+        }
+    }
+
+    pub(crate) async fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let (started, mut looks) = (Instant::now(), tokio::time::interval(PAUSE));
+        loop {
+            self.look();
+            if is_so(self) {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "never happened: {what}; heard {}", self.heard.len());
+            looks.tick().await;
+        }
+    }
+
+    pub(crate) fn heard_on(&self, channel: &Channel) -> Vec<Bytes> {
+        let heard = self.heard.iter().filter(|(heard, ..)| heard == channel);
+        heard.map(|(_, _, payload)| payload.clone()).collect()
+    }
+
+    fn look(&mut self) {
+        for inbox in &mut self.inboxes {
+            inbox.look();
+            while let Some(command) = inbox.take() {
+                if let Command::Publish(publish) = command {
+                    let message = publish.message;
+                    self.heard.push((publish.channel, message.kind(), message.payload().clone()));
+                }
+            }
+        }
+    }
+}
+
+async fn connect(which: Which, joint: Joint, port: u16) -> Arc<dyn Bus> {
+    if which == Which::Nats {
+        let servers = vec![format!("nats://127.0.0.1:{port}")];
+        return Arc::new(Nats::start(&nats::Options { servers, ..Default::default() }, joint).await.unwrap());
+    }
+    let host = "127.0.0.1".to_owned();
+    let server = Server { host, port, tls: None, database: 0, user: None, password_file: None };
+    RedisBus::start(joint, server, STREAM_ENTRIES).unwrap()
+}
+
+/// A server of the test's own, killed by its id.
+struct Running {
+    child: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Running {
+    fn start(which: Which) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Where `make tools` puts them, unless there are others anyhow.
+        let tools = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../.tools"));
+        let (unpacked, name) = match which {
+            Which::Redis => (tools.join("redis/redis-server"), "redis-server"),
+            _ => (tools.join("nats-server"), "nats-server"),
+        };
+        let mut process = Process::new(if unpacked.exists() { &unpacked } else { Path::new(name) });
+        let port_text = port.to_string();
+        match which {
+            Which::Redis => process.args(["--port", &port_text, "--save", ""]),
+            _ => process.args(["-a", "127.0.0.1", "-p", &port_text]),
+        };
+        process.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = process.spawn().expect("a server, which `make tools` gets");
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(started.elapsed() < PATIENCE, "{name} does not listen");
+            std::thread::park_timeout(PAUSE);
+        }
+        Self { child, port, _folder: folder }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
