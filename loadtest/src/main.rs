@@ -129,7 +129,7 @@ fn main() -> ExitCode {
 fn run(program: &Program) -> Result<bool, Failure> {
     let reports = match &program.command {
         Command::Floor(args) => return floor::run(args).map(|()| true),
-        Command::Backend(args) => return app::run(args).map(|()| true),
+        Command::Backend(args) => return app::run(args),
         Command::Run(args) => scenario_file::run(args)?,
         command => {
             let (report, json) = measure(command)?;

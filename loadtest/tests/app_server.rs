@@ -43,13 +43,13 @@ impl AppServer {
         (output, report)
     }
 
-    fn leave(mut self) -> Value {
+    /// Tells it to go; what it was told, and its status.
+    fn leave(mut self) -> (Value, Option<i32>) {
         let pid = self.process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         let mut text = String::new();
         self.output.read_to_string(&mut text).unwrap();
-        assert!(self.process.wait().unwrap().success());
-        serde_json::from_str(&text).unwrap()
+        (serde_json::from_str(&text).unwrap(), self.process.wait().unwrap().code())
     }
 }
 
@@ -57,12 +57,14 @@ impl AppServer {
 fn every_message_comes_back_and_is_accounted_for() {
     let journal = std::env::temp_dir().join(format!("loadtest-journal-{}", std::process::id()));
     let _ = std::fs::remove_file(&journal);
-    let server = AppServer::start(&["--journal", &journal.display().to_string()]);
+    let journal_path = journal.display().to_string();
+    let server = AppServer::start(&["--journal", &journal_path, "--max-violations", "0"]);
     let (output, report) = server.grpc("--in-flight 20 --seconds 200ms --warm-up 50ms --size 64");
     assert!(output.status.success(), "{report:#}{output:?}");
     assert!(report["figures"]["messages"].as_f64() > Some(0.0), "{report:#}");
     assert!(report["figures"]["latency_p99_us"].as_f64() > Some(0.0), "{report:#}");
-    let told = server.leave();
+    let (told, status) = server.leave();
+    assert_eq!(status, Some(0), "{told}");
     let text = std::fs::read_to_string(&journal).unwrap();
     std::fs::remove_file(&journal).unwrap();
     assert_eq!((&told["streams"], &told["opened"]), (&1.into(), &20.into()), "{told}");

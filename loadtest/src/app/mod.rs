@@ -45,14 +45,20 @@ pub(crate) struct Args {
     /// Write a line for each event to this file before it is acknowledged; it survives the death of this process.
     #[arg(long)]
     pub(crate) journal: Option<PathBuf>,
+    /// Fail (status 1) when more decisions than this were asked for at a time.
+    #[arg(long)]
+    pub(crate) max_decisions: Option<u64>,
+    /// Fail (status 1) when more events than this were out of order, or repeated without a word.
+    #[arg(long)]
+    pub(crate) max_violations: Option<u64>,
 }
 
 /// Serves until SIGTERM or SIGINT: then it says GoAway on every stream, ends with the last one, and prints what it was
-/// told as JSON.
+/// told as JSON. `false` when a threshold was broken.
 ///
 /// # Errors
 /// The address cannot be listened on, or the journal not be written.
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &Args) -> Result<bool, Failure> {
     if !args.listen.ip().is_loopback() {
         return Err(Failure::Asked(format!("{}: loopback only, it trusts its clients", args.listen)));
     }
@@ -61,8 +67,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let accounts = Arc::new(accounts);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed())?;
     runtime.block_on(serve(args, accounts.clone())).map_err(failed())?;
-    println!("{}", accounts.to_json());
-    Ok(())
+    let told = accounts.to_json();
+    println!("{told}");
+    let within = |name: &str, most: Option<u64>| most.is_none_or(|most| told[name].as_u64() <= Some(most));
+    let in_order = ["violations", "misplaced"].into_iter().all(|name| within(name, args.max_violations));
+    Ok(in_order && within("decisions_at_once", args.max_decisions))
 }
 
 async fn serve(args: &Args, accounts: Arc<Accounts>) -> std::io::Result<()> {
