@@ -315,9 +315,15 @@ fn a_connection_that_is_not_answered_for_is_closed_and_its_end_is_told() {
         other.echoes("hello");
     }
     let (code, reason) = told.join().unwrap();
-    assert_eq!((code, reason.as_str()), (1013, r#"{"reason":"upstream"}"#));
-    server.until("its end", |seen| of(seen, &id).last().filter(|last| last.starts_with("closed")).map(drop));
+    assert_eq!(code, 1013);
+    let reason: serde_json::Value = serde_json::from_str(&reason).unwrap();
+    assert_eq!(reason["reason"], "upstream");
+    assert!((1..5000).contains(&reason["retry_ms"].as_u64().unwrap()), "{reason}");
+    let last = server
+        .until("its end", |seen| of(seen, &id).last().filter(|last| last.starts_with("closed")).cloned());
+    assert_eq!(last, "closed upstream Some(1013)");
     let metrics = gateway.metrics();
+    assert_eq!((metrics.ended("upstream"), metrics.ended("api_close")), (1.0, 0.0));
     assert_eq!(
         metrics.value("gateway_backend_events_given_up_total{backend=\"chat\",reason=\"ack_timeout\"}"),
         1.0

@@ -82,6 +82,11 @@ pub enum Command {
         /// Whether it was there.
         reply: Reply,
     },
+    /// Close one connection because its upstream does not take what it says: 1013, and when to come again.
+    GiveUp {
+        /// Whom; it may be gone.
+        whom: Address,
+    },
     /// Put a connection into a channel. Being in it already is success.
     Subscribe {
         /// Whom.

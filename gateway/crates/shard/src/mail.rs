@@ -42,6 +42,12 @@ impl<N: Net> Shard<N> {
                 let done = self.close_by_command(whom, code, &reason, by);
                 self.answer_command(done, reply);
             }
+            Command::GiveUp { whom } => {
+                // Whoever is on the way out has been told so already.
+                if let Ok(key) = self.open(whom, None) {
+                    self.give_up(key);
+                }
+            }
             Command::Subscribe { whom, channel, by, reply } => {
                 let done = self.subscribe_by_command(whom, &channel, by);
                 self.answer_command(done, reply);

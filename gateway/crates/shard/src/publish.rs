@@ -8,11 +8,9 @@
 use std::collections::VecDeque;
 
 use bridge::message::Kind;
-use bridge::{Address, Channel, EndReason, Message, Pause};
+use bridge::{Address, Channel, Message, Pause};
 use store::{Flags, Key, Phase};
-use wire::ws::close::code;
 
-use crate::cold::Then;
 use crate::net::Net;
 use crate::rules::{OnBusLoss, Route};
 use crate::turn::Shard;
@@ -98,7 +96,7 @@ impl<N: Net> Shard<N> {
             return;
         };
         if route.on_bus_loss == OnBusLoss::Close && self.is_cut_off() && self.is_open(key) {
-            return self.close_for_bus(key);
+            return self.give_up(key);
         }
         let message = Message::copy_from(kind, payload);
         let exclude = route.exclude_self.then(|| self.address(key));
@@ -128,13 +126,6 @@ impl<N: Net> Shard<N> {
         } else {
             Stands::Near
         }
-    }
-
-    /// It said something while the bus is away, and its route does not wait.
-    fn close_for_bus(&mut self, key: Key) {
-        let retry_ms = self.random.u32(1..crate::RETRY_SPREAD_MS);
-        let reason = format!(r#"{{"reason":"upstream","retry_ms":{retry_ms}}}"#);
-        self.goodbye(key, code::TRY_AGAIN, &reason, EndReason::Upstream, Then::Linger);
     }
 
     /// Into all mailboxes or none. What stands near leaves out a bus that is away.

@@ -404,10 +404,15 @@ impl<N: Net> Shard<N> {
             };
             *budget -= 1;
             rare.told.waits = false;
-            let retry_ms = self.random.u32(1..crate::RETRY_SPREAD_MS);
-            let reason = format!(r#"{{"reason":"upstream","retry_ms":{retry_ms}}}"#);
-            self.goodbye(key, code::TRY_AGAIN, &reason, EndReason::Upstream, Then::Linger);
+            self.give_up(key);
         }
+    }
+
+    /// What it says is not taken by whoever it is for: 1013, and when to come again, which is another time for everybody.
+    pub(crate) fn give_up(&mut self, key: Key) {
+        let retry_ms = self.random.u32(1..crate::RETRY_SPREAD_MS);
+        let reason = format!(r#"{{"reason":"upstream","retry_ms":{retry_ms}}}"#);
+        self.goodbye(key, code::TRY_AGAIN, &reason, EndReason::Upstream, Then::Linger);
     }
 
     /// The drain's time is up: closed events that no upstream takes are given up, and the epoch ends with the node.

@@ -398,13 +398,7 @@ impl Task {
             let Some(mailbox) = self.mailboxes.get(usize::from(whom.shard)) else { return };
             let Ok(place) = mailbox.reserve(0) else { return };
             self.condemned.pop_front();
-            place.send(Command::Close {
-                whom,
-                code: TRY_AGAIN,
-                reason: r#"{"reason":"upstream"}"#.into(),
-                by: None,
-                reply: None,
-            });
+            place.send(Command::GiveUp { whom });
         }
     }
 
@@ -429,8 +423,5 @@ impl Task {
         }
     }
 }
-
-/// Try again later (1013).
-const TRY_AGAIN: u16 = 1013;
 
 const BUSY: Refusal = Refusal::new(Status::Unavailable, "a shard's mailbox is full");

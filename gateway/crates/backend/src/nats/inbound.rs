@@ -171,13 +171,7 @@ impl Teller {
             && let Some(mailbox) = self.mailboxes.get(usize::from(inbound.address.shard))
         {
             // A mailbox without room: the next message tries again.
-            let _ = mailbox.send(Command::Close {
-                whom: inbound.address,
-                code: 1013,
-                reason: r#"{"reason":"bus_away"}"#.into(),
-                by: None,
-                reply: None,
-            });
+            let _ = mailbox.send(Command::GiveUp { whom: inbound.address });
         }
         true
     }

@@ -27,8 +27,6 @@ use crate::upstream::{Feed, Settler};
 const SETTLE_RETRY: Duration = Duration::from_millis(5);
 /// When the program ends, so long is waited for what is not in a stream yet.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
-/// Close code for whom the bus is missing: try again later.
-const TRY_AGAIN_LATER: u16 = 1013;
 
 /// What it works with.
 pub(crate) struct InboundTask {
@@ -141,16 +139,8 @@ impl InboundTask {
             && matches!(inbound.occurrence, Occurrence::Message { .. })
             && let Some(mailbox) = self.switchboard.mailboxes().get(usize::from(inbound.address.shard))
         {
-            let retry_ms = fastrand::u32(1..10_000);
-            let reason = format!(r#"{{"reason":"upstream","retry_ms":{retry_ms}}}"#).into();
             // Without room it stays, and is closed for what it says next.
-            let _ = mailbox.send(Command::Close {
-                whom: inbound.address,
-                code: TRY_AGAIN_LATER,
-                reason,
-                by: None,
-                reply: None,
-            });
+            let _ = mailbox.send(Command::GiveUp { whom: inbound.address });
         }
     }
 

@@ -114,10 +114,7 @@ impl Node {
                         assert!(*done <= *made, "nothing is settled twice");
                     }
                 }
-                Command::Close { whom, code, .. } => {
-                    assert_eq!(code, 1013);
-                    self.closed.push(whom.slot);
-                }
+                Command::GiveUp { whom } => self.closed.push(whom.slot),
                 other => panic!("{other:?}"),
             }
         }
