@@ -39,8 +39,11 @@ fn a_client_sees_the_end_of_its_connection() {
 #[test]
 fn descriptors_are_summed_over_the_tables_and_given_back() {
     const CLIENTS: usize = 60;
+    const LOOKS: usize = 20;
     let gateway = Gateway::start(OWN);
-    let before = gateway.metrics().value("process_open_fds");
+    // Whatever the program opens for a moment, as its look at the memory does when it starts, is no part of what stays.
+    let looks = (0..LOOKS).map(|_| gateway.metrics().value("process_open_fds"));
+    let before = looks.fold(f64::INFINITY, f64::min);
     let is_open =
         |descriptors: f64| gateway.until("descriptors", |m| m.value("process_open_fds") == descriptors);
     let clients: Vec<Client> = (0..CLIENTS).map(|_| gateway.client("/echo")).collect();
