@@ -75,9 +75,9 @@ fn every_reason_is_there_from_the_first_scrape_on() {
 }
 
 /// Labels whose values are closed sets, or as few as shards.
-const LABELS: [&str; 13] = [
+const LABELS: [&str; 14] = [
     "reason", "by", "policy", "limit", "action", "dry_run", "role", "code", "shard", "step", "le", "version",
-    "bus",
+    "bus", "method",
 ];
 
 #[test]
