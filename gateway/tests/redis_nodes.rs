@@ -280,3 +280,29 @@ fn while_redis_is_away_each_route_does_what_it_says_and_afterwards_all_is_as_bef
     a.stop();
     b.stop();
 }
+
+#[test]
+fn what_clients_say_while_redis_is_away_waits_for_nodes_that_come_back_later() {
+    let mut server = RedisServer::start();
+    let (a, b) = (node("a", &server), node("b", &server));
+    let (mut near, mut far) = (a.client("/rooms/x"), b.client("/rooms/x"));
+    subscribed(&a, 1);
+    subscribed(&b, 1);
+    server.kill();
+    for gateway in [&a, &b] {
+        gateway.until("the bus is away", |metrics| metrics.value(UP) == 0.0);
+    }
+    for number in 0..20 {
+        near.say(&number.to_string());
+    }
+    b.freeze();
+    server.run();
+    a.until("the bus is back", |metrics| metrics.value(UP) == 1.0);
+    b.thaw();
+    for number in 0..20 {
+        far.hears(&number.to_string());
+    }
+    near.hears("0");
+    a.stop();
+    b.stop();
+}

@@ -4,10 +4,15 @@
 //! of it while the bus is away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bridge::mailbox::{Wake, mailbox};
 use bridge::{Command, Inbox, Mailbox, Publish};
 use tokio::sync::Notify;
+
+/// After a loss other nodes are given so long before they are told what waited: the longest pause between their attempts to
+/// connect, and as much again for their subscriptions.
+pub(crate) const OTHERS_RETURN_WITHIN: Duration = Duration::from_secs(2);
 
 /// The end that a bus reads.
 pub struct Outgoing {

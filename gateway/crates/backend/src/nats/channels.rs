@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::{HeaderMap, Subscriber};
 use bridge::{Channel, Kind, Message};
@@ -18,13 +17,10 @@ use crate::bus_stats::BusStats;
 use crate::incoming::Incoming;
 use crate::interests::{Interests, reconcile};
 use crate::joint::Node;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{OTHERS_RETURN_WITHIN, Outgoing};
 
 type Ear = Abortable<Subscriber>;
 
-/// After a loss other nodes are given so long: the longest pause between their attempts to connect, and as much again for
-/// their subscriptions, a few times over.
-const OTHERS_RETURN_WITHIN: Duration = Duration::from_secs(2);
 /// New subscriptions that may wait for whoever listens.
 const NEW_EARS_MAX: usize = 1024;
 

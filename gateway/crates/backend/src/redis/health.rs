@@ -24,9 +24,19 @@ pub(crate) enum Part {
 
 const PARTS: usize = 3;
 
+/// How all parts together stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Each of them is connected.
+    pub(crate) is_up: bool,
+    /// How often that was lost.
+    pub(crate) losses: u64,
+}
+
 /// The state of all parts.
 pub(crate) struct Health {
     inner: Mutex<Inner>,
+    standing: watch::Sender<Standing>,
     gap: watch::Sender<Option<Gap>>,
     beyond: Arc<Beyond>,
     stats: Arc<BusStats>,
@@ -46,7 +56,8 @@ impl Health {
         beyond.cut_off(true);
         let problems = [const { Some(String::new()) }; PARTS];
         let inner = Mutex::new(Inner { problems, is_up: false, lost_at_ms: None });
-        Self { inner, gap: watch::Sender::new(None), beyond, stats, wall_ms }
+        let standing = watch::Sender::new(Standing::default());
+        Self { inner, standing, gap: watch::Sender::new(None), beyond, stats, wall_ms }
     }
 
     /// A part is connected and has done what it does first.
@@ -57,6 +68,7 @@ impl Health {
             return;
         }
         inner.is_up = true;
+        self.standing.send_modify(|standing| standing.is_up = true);
         self.beyond.cut_off(false);
         let Some(from_ms) = inner.lost_at_ms else {
             tracing::info!("the bus is there: redis");
@@ -74,6 +86,9 @@ impl Health {
         if was_up {
             inner.lost_at_ms = Some((self.wall_ms)());
             self.stats.losses.add(1);
+            self.standing.send_modify(|standing| {
+                *standing = Standing { is_up: false, losses: standing.losses + 1 };
+            });
             self.beyond.cut_off(true);
             tracing::warn!(%problem, "the bus is away: redis");
         } else if inner.lost_at_ms.is_none() && inner.problems.iter().flatten().all(String::is_empty) {
@@ -91,6 +106,11 @@ impl Health {
 
     pub(crate) fn state(&self) -> BusState {
         if self.lock().is_up { BusState::Up } else { BusState::Away }
+    }
+
+    /// How it stands, at each change.
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 
     /// The last gap, each time there was one.

@@ -20,9 +20,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing was asked for so long is asked whether it is there.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(3);
-/// Waits between two attempts to connect, from the first to the longest.
+/// Waits between two attempts to connect, from the first to the longest, which with the time that it takes to subscribe is
+/// well within [`crate::outgoing::OTHERS_RETURN_WITHIN`].
 const RETRY: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(3);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Where Redis is and who we are to it.
 #[derive(Clone, Debug)]

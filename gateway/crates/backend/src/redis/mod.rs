@@ -8,6 +8,7 @@ mod deliver;
 mod entry;
 pub mod envelope;
 mod health;
+mod hold;
 mod inbound;
 mod keys;
 mod link;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use self::entry::Writer;
 use self::health::Health;
+use self::hold::Hold;
 use self::keys::Keys;
 use self::link::Link;
 use self::publish::Forward;
@@ -32,6 +34,7 @@ use self::streams::{Bounds, Gap, Streams};
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
 use crate::joint::{Joint, Routes, close_gap};
+use crate::outgoing::OTHERS_RETURN_WITHIN;
 
 pub use self::link::{Server, Tls};
 
@@ -98,6 +101,7 @@ impl RedisBus {
             keys: keys.clone(),
             writer: writer.clone(),
             outgoing,
+            hold: Hold::new(health.standing(), OTHERS_RETURN_WITHIN),
             forwards: forwarded,
             health: Arc::clone(&health),
             stats: Arc::clone(&stats),

@@ -1,8 +1,8 @@
 //! The connection that publishes: what clients of this node say to channels, and what the API does, in batches.
 //!
 //! At most once: a batch whose answer does not come is not sent again, because some of it may have been heard. What
-//! clients publish while the connection is away waits in its mailbox, which is bounded and then pauses them; what the API
-//! publishes is answered at once that the bus is away.
+//! clients publish while the bus is away waits in its mailbox, which is bounded and then pauses them, and leaves when other
+//! nodes have had time to come back; what the API publishes is answered at once that the bus is away.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::entry::Writer;
 use super::envelope;
 use super::health::{Health, Part};
+use super::hold::Hold;
 use super::keys::Keys;
 use super::link::{Backoff, Link, PING_INTERVAL, Problem, is_loss};
 use crate::bus_stats::BusStats;
@@ -40,6 +41,8 @@ pub(crate) struct PublishTask {
     pub(crate) keys: Keys,
     pub(crate) writer: Writer,
     pub(crate) outgoing: Outgoing,
+    /// Whether it is time for what clients publish.
+    pub(crate) hold: Hold,
     pub(crate) forwards: mpsc::Receiver<Forward>,
     pub(crate) health: Arc<Health>,
     pub(crate) stats: Arc<BusStats>,
@@ -88,7 +91,9 @@ impl PublishTask {
             let mut batch = Batch::new();
             tokio::select! {
                 biased;
-                publish = self.outgoing.next() => self.add(&mut batch, &publish),
+                publish = async { self.hold.over().await; self.outgoing.next().await } => {
+                    self.add(&mut batch, &publish);
+                }
                 Some(forward) = self.forwards.recv() => self.add_forward(&mut batch, forward),
                 problem = connected.end() => return Err(problem),
                 _ = ping.tick() => {
@@ -96,7 +101,14 @@ impl PublishTask {
                     pong.map_err(|error| error.to_string())?;
                     continue;
                 }
-                () = async { let _ = self.stop.wait_for(|stop| *stop).await; } => return Ok(()),
+                () = async { let _ = self.stop.wait_for(|stop| *stop).await; } => {
+                    if self.hold.is_over() {
+                        return Ok(());
+                    }
+                    // Better heard by some than by nobody.
+                    self.hold.release();
+                    continue;
+                }
             }
             self.fill(&mut batch);
             self.send(&mut connection, batch).await?;
@@ -116,7 +128,9 @@ impl PublishTask {
     fn fill(&mut self, batch: &mut Batch) {
         while batch.has_room() {
             let before = batch.sent.len();
-            if let Some(publish) = self.outgoing.take() {
+            if self.hold.is_over()
+                && let Some(publish) = self.outgoing.take()
+            {
                 self.add(batch, &publish);
             }
             if let Ok(forward) = self.forwards.try_recv() {
