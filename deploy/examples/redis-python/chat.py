@@ -9,11 +9,13 @@ The last argument says which partitions this worker takes. Start more workers wi
 connection stays in order, because it is in one partition and a partition is with one worker.
 """
 
+import collections
 import sys
 
 import redis
 
 GROUP = "chat"
+LEFT_MAX = 10_000  # connections that have ended and are remembered, because their end may be told twice
 
 
 def field(number, payload):
@@ -46,18 +48,22 @@ def handle(bus, event):
         tell_all(bus, f"{who} has left")
 
 
-def once(bus, event, done):
+def once(bus, event, done, left):
     """Handles an event unless it was before. An event may come twice; its connection and sequence tell."""
     connection, sequence = event[b"connection"], int(event[b"sequence"])
-    if sequence > done.get(connection, 0):
-        handle(bus, event)
-        done[connection] = sequence
+    if sequence <= done.get(connection, 0):
+        return
+    handle(bus, event)
+    done[connection] = sequence
     if event[b"event"] == b"closed":
-        del done[connection]
+        left.append(connection)
+        if len(left) > LEFT_MAX:
+            del done[left.popleft()]
 
 
 def main(url, partitions):
-    bus = redis.Redis.from_url(url)
+    # Longer than it waits for entries below: else a quiet moment would count as a broken connection.
+    bus = redis.Redis.from_url(url, socket_timeout=15)
     first, last = map(int, partitions.split("-"))
     streams = [f"gateway:inbound:chat:{number}" for number in range(first, last + 1)]
     for stream in streams:
@@ -69,7 +75,7 @@ def main(url, partitions):
                 raise
     # First what we were given and had not acknowledged when we ended last time, then what is new.
     after = dict.fromkeys(streams, "0")
-    done = {}  # connection: sequence of its last event that was handled
+    done, left = {}, collections.deque()  # connection: sequence of its last event that was handled; those that ended
     print("ready", flush=True)
     while True:
         for stream, entries in bus.xreadgroup(GROUP, partitions, after, count=100, block=5000):
@@ -78,7 +84,7 @@ def main(url, partitions):
                 after[name] = entries[-1][0] if entries else ">"
             for entry, event in entries:
                 if event[b"event"] != b"gap":
-                    once(bus, event, done)
+                    once(bus, event, done, left)
                 bus.xack(stream, GROUP, entry)
 
 

@@ -1,5 +1,4 @@
-//! An app server of `deploy/examples` as a child process on a port of the kernel's choice, with the tools that `make
-//! tools` has installed.
+//! An app server of `deploy/examples` as a child process, with the tools that `make tools` has installed.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,8 +10,8 @@ use nix::unistd::Pid;
 /// An app server that runs for one test.
 pub(crate) struct Example {
     child: Child,
-    /// Where it listens on 127.0.0.1.
-    pub(crate) port: u16,
+    /// Its first line, by which it says that it is ready.
+    said: String,
 }
 
 /// The folder of the repository.
@@ -20,17 +19,18 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The configuration of an example, with its app server at this port.
-pub(crate) fn example_configuration(name: &str, written: &str, port: u16) -> String {
+/// The configuration of an example, a path below `deploy/examples`, with the address that is written there replaced.
+#[track_caller]
+pub(crate) fn example_configuration(name: &str, written: &str, actual: &str) -> String {
     let text = std::fs::read_to_string(root().join("deploy/examples").join(name)).unwrap();
     assert!(text.contains(written), "{name} has no {written}");
-    text.replace(written, &format!("127.0.0.1:{port}"))
+    text.replace(written, actual)
 }
 
 impl Example {
-    /// Runs an example, a path below `deploy/examples`; it says its port in its first line.
+    /// Runs an example, a path below `deploy/examples`, and waits until it says something.
     #[track_caller]
-    pub(crate) fn start(script: &str) -> Self {
+    pub(crate) fn start(script: &str, arguments: &[&str]) -> Self {
         let tools = root().join(".tools");
         let mut command = if script.ends_with(".py") {
             Command::new(tools.join("venv/bin/python"))
@@ -39,13 +39,21 @@ impl Example {
             node.env("NODE_PATH", tools.join("examples/node_modules"));
             node
         };
-        command.arg(root().join("deploy/examples").join(script)).arg("127.0.0.1:0").stdout(Stdio::piped());
+        command.arg(root().join("deploy/examples").join(script)).args(arguments);
+        command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("`make tools` installs what tests need");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port = line.trim().rsplit(' ').next().and_then(|port| port.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("{script} said {line:?} instead of its port"));
-        Self { child, port }
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let example = Self { child, said };
+        assert!(!example.said.is_empty(), "{script} ended without a word");
+        example
+    }
+
+    /// Where it listens on 127.0.0.1, the last word of its first line.
+    #[track_caller]
+    pub(crate) fn port(&self) -> u16 {
+        let port = self.said.trim().rsplit(' ').next().and_then(|port| port.parse().ok());
+        port.unwrap_or_else(|| panic!("it said {:?} instead of its port", self.said))
     }
 
     /// Asks it to end, and waits until it has.
