@@ -5,12 +5,14 @@
 mod harness;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use backend::proto::gateway_client::GatewayClient;
 use backend::proto::message::Payload;
 use backend::proto::publish_batch_result::Outcome;
 use backend::proto::{self as wire, Message};
-use harness::Gateway;
+use harness::decider::allow;
+use harness::{Decider, Gateway};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -223,5 +225,50 @@ async fn what_cannot_be_read_is_refused_and_disturbs_nobody() {
     assert_eq!(counted("Publish", "resource_exhausted"), 1.0);
     assert_eq!(counted("other", "unimplemented"), 4.0);
     assert_eq!(metrics.value("gateway_grpc_connections"), 1.0);
+    gateway.stop();
+}
+
+#[test]
+fn all_connections_of_a_user_are_spoken_to_and_closed() {
+    let server = Decider::start(|request| {
+        let user = request.query.clone();
+        (Duration::ZERO, allow(wire::Allow { user, ..wire::Allow::default() }))
+    });
+    let gateway = Gateway::start(&format!(
+        "{GRPC}[[backend]]\nname = 'auth'\nendpoints = ['http://{}']\n\
+         [[route]]\nname = 'members'\npath = '/members'\ninbound = 'ignore'\nauthorize = 'auth'\n",
+        server.address
+    ));
+    let [mut one, mut two, mut eve] =
+        ["bob", "bob", "eve"].map(|user| gateway.client(&format!("/members?{user}")));
+    let mut http = gateway.http();
+    http.post("/v1/users/bob/messages", "text/plain", b"over HTTP").good(202);
+    one.hears("over HTTP");
+    two.hears("over HTTP");
+    http.post("/v1/users/eve/messages", "text/plain", b"for eve").good(202);
+    eve.hears("for eve");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let mut api = client(&gateway).await;
+        let user = || "bob".to_owned();
+        let words =
+            wire::SendToUserRequest { user: user(), message: text("not to one"), exclude: one.id.clone() };
+        let delivery = api.send_to_user(words).await.unwrap().into_inner().delivery.unwrap();
+        assert_eq!((delivery.subscribers, delivery.dropped), (1, 0));
+        let close = |code| wire::CloseUserRequest { user: user(), code, reason: "enough".to_owned() };
+        assert_eq!(
+            refused(api.close_user(close(1006)).await),
+            (Code::InvalidArgument, "bad_close".to_owned())
+        );
+        assert_eq!(api.close_user(close(4002)).await.unwrap().into_inner().connections, 2);
+    });
+    two.hears("not to one");
+    for client in [one, two] {
+        assert_eq!(client.told_to_go(), (4002, "enough".to_owned()));
+    }
+    http.post("/v1/users/bob/messages", "text/plain", b"to nobody").good(202);
+    let closed = http.call("DELETE", "/v1/users/eve/connections").good(202).json();
+    assert_eq!(closed["connections"], 1);
+    assert_eq!(eve.told_to_go().0, 1000);
     gateway.stop();
 }

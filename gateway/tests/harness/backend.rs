@@ -15,10 +15,16 @@ use backend::proto::{
     ToGateway, event, from_gateway, message, to_gateway,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
+use tonic::codegen::Service as _;
 use tonic::codegen::tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
 use super::eventually;
 
@@ -37,6 +43,17 @@ pub(crate) struct Seen {
     pub(crate) results: HashMap<u64, Done>,
     /// Sessions that were opened.
     pub(crate) sessions: usize,
+    /// Of the last session.
+    pub(crate) metadata: MetadataMap,
+}
+
+/// What an app server has beside sessions.
+#[derive(Clone, Default)]
+pub(crate) struct Manner {
+    /// Answers for health; `None` knows nothing of it.
+    pub(crate) health: Option<HealthReporter>,
+    /// Speaks TLS.
+    pub(crate) tls: Option<TlsAcceptor>,
 }
 
 /// The app server's end of a stream.
@@ -147,6 +164,7 @@ impl Backend for Service {
         let number = {
             let mut seen = seen.lock().unwrap();
             seen.sessions += 1;
+            seen.metadata.clone_from(request.metadata());
             seen.sessions
         };
         let line = Line { words, number };
@@ -184,6 +202,15 @@ impl AppServer {
 
     /// One at this address, which goes on with what another has seen.
     pub(crate) fn start_at(address: SocketAddr, conduct: Conduct, seen: Arc<Mutex<Seen>>) -> Self {
+        Self::start_as(address, conduct, seen, Manner::default())
+    }
+
+    /// One on a port of the kernel's choice that has more than sessions.
+    pub(crate) fn start_with(conduct: Conduct, manner: Manner) -> Self {
+        Self::start_as(SocketAddr::from(([127, 0, 0, 1], 0)), conduct, Arc::default(), manner)
+    }
+
+    fn start_as(address: SocketAddr, conduct: Conduct, seen: Arc<Mutex<Seen>>, manner: Manner) -> Self {
         let (kill, killed) = oneshot::channel();
         let (report, reported) = std::sync::mpsc::sync_channel(1);
         let lines = Arc::<Mutex<Vec<Line>>>::default();
@@ -197,11 +224,7 @@ impl AppServer {
                     loop {
                         let (stream, _) = listener.accept().await.unwrap();
                         stream.set_nodelay(true).unwrap();
-                        let service = TowerToHyperService::new(BackendServer::from_arc(Arc::clone(&service)));
-                        let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                        tokio::spawn(
-                            async move { http.serve_connection(TokioIo::new(stream), service).await },
-                        );
+                        tokio::spawn(admit(stream, Arc::clone(&service), manner.clone()));
                     }
                 };
                 tokio::select! {
@@ -251,6 +274,40 @@ impl AppServer {
     pub(crate) fn result(&self, id: u64) -> backend::proto::result::Status {
         self.until("a result", |seen| seen.results.get(&id).map(Done::status))
     }
+}
+
+async fn admit(stream: TcpStream, service: Arc<Service>, manner: Manner) {
+    match manner.tls {
+        None => serve(stream, service, manner.health).await,
+        Some(tls) => {
+            // Whoever does not believe us is not served.
+            if let Ok(stream) = tls.accept(stream).await {
+                serve(stream, service, manner.health).await;
+            }
+        }
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    service: Arc<Service>,
+    health: Option<HealthReporter>,
+) {
+    let backend = BackendServer::from_arc(service);
+    let health = health.map(|reporter| HealthServer::new(HealthService::from_health_reporter(reporter)));
+    let answer = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let (mut backend, mut health) = (backend.clone(), health.clone());
+        async move {
+            match &mut health {
+                Some(health) if request.uri().path().starts_with("/grpc.health.v1.") => {
+                    health.call(request).await
+                }
+                _ => backend.call(request).await,
+            }
+        }
+    });
+    let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let _ = http.serve_connection(TokioIo::new(stream), answer).await;
 }
 
 impl Drop for AppServer {
