@@ -167,6 +167,15 @@ impl<N: Net> Shard<N> {
         has_room
     }
 
+    /// Whether a message that came behind our goodbye may be told: it waits for nothing, and nothing is told of a
+    /// connection before its opening.
+    pub(crate) fn may_tell_late(&mut self, key: Key, upstream: Upstream) -> bool {
+        let window = self.lanes.quota(upstream).map_or(0, |quota| quota.connection_events);
+        let is_known = self.conns.get(key).is_some_and(|conn| conn.sequence > 0);
+        let unsettled = self.rare(key).map_or(0, |rare| rare.told.unsettled);
+        is_known && unsettled < window && self.has_room(key, upstream)
+    }
+
     /// Whether a connection on its way to being read has to wait, because nothing of it could be told.
     pub(crate) fn waits_for_upstream(&mut self, key: Key) -> bool {
         if self.lanes.upstreams.is_empty() {

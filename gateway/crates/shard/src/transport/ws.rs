@@ -143,25 +143,32 @@ impl<N: Net> Shard<N> {
     }
 
     /// A message that came when our close frame was out already. The peer is told to go for no fault of its own and may
-    /// have sent it before it could know, so it is published, though nothing can be answered (RFC 6455 section 5.5.1 leaves
-    /// open what is done with it). It is not paused for a rate any more, or its answer would not be read in time: at the
-    /// first bound nothing more of it is taken, and what was taken is all that it sent up to there.
+    /// have sent it before it could know, so it goes where it was meant to go, though nothing can be answered (RFC 6455
+    /// section 5.5.1 leaves open what is done with it). It is not paused for a rate or an upstream any more, or its answer
+    /// would not be read in time: at the first bound nothing more of it is taken, and what was taken is all that it sent up
+    /// to there.
     fn late(&mut self, key: Key, route: &Route, kind: Kind, payload: &[u8]) {
         let goodbye = self.rare(key).and_then(|rare| rare.goodbye);
-        if goodbye.is_none_or(|goodbye| goodbye.then != Then::Deliver)
-            || !matches!(route.inbound, Inbound::Publish(_))
-            || route.auto_reply(payload).is_some()
+        if goodbye.is_none_or(|goodbye| goodbye.then != Then::Deliver) || route.auto_reply(payload).is_some()
         {
             return;
         }
-        if self.unplaced.is_full() || self.room(key).is_err() || !self.takes(key, payload.len()) {
+        let has_room = match route.inbound {
+            Inbound::Publish(_) => !self.unplaced.is_full(),
+            Inbound::Upstream(upstream) => self.may_tell_late(key, upstream),
+            Inbound::Echo | Inbound::Ignore => return,
+        };
+        if !has_room || self.room(key).is_err() || !self.takes(key, payload.len()) {
             if let Some(goodbye) = self.rare_mut(key).and_then(|rare| rare.goodbye.as_mut()) {
                 goodbye.then = Then::Await;
             }
             return;
         }
         self.count_in(key, payload.len(), true);
-        self.publish(key, route, kind, payload);
+        match route.inbound {
+            Inbound::Upstream(upstream) => self.tell_message(key, upstream, kind, payload),
+            _ => self.publish(key, route, kind, payload),
+        }
     }
 
     /// Answers a message that goes nowhere. It and its answer are a sign of life, and not of use.

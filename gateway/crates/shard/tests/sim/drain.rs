@@ -2,7 +2,7 @@
 //! table that goes while the rest stays.
 
 use bridge::limited::Action;
-use bridge::{Command, DrainPlan, EndReason};
+use bridge::{Command, DrainPlan, EndReason, Quota};
 use shard::limit::Rate;
 use shard::limit::rules::{ConnectionLimit, LimitRules, PeerRules};
 use tokio::sync::oneshot;
@@ -128,6 +128,33 @@ fn what_was_sent_before_our_close_frame_was_read_is_published() {
     let (hearer, taken) = late_lines(&mut world, 5, shed_all);
     assert_eq!((taken, world.model.count_heard(hearer)), (5, 5));
     world.drain(20);
+}
+
+#[test]
+fn what_was_sent_before_our_close_frame_was_read_is_told_as_far_as_the_upstream_has_room() {
+    // Room for what is told of it: that it was opened, and three messages.
+    for (lines, events, taken) in [(5, 100, 5), (5, 4, 3)] {
+        let quota =
+            Quota { partitions: 1, events, bytes: 10_000, connection_events: 50, patience_ticks: 1000 };
+        let weather = Weather { upstreams: vec![quota], outbox_events: 100, ..Weather::fair() };
+        let mut world = World::new(weather, 5);
+        world.app.away = true;
+        let speaker = world.open(0, "/app/a");
+        world.rest();
+        shed_all(&mut world, speaker);
+        world.run(0);
+        for _ in 0..lines {
+            world.say(speaker, 50);
+            world.run(0);
+        }
+        world.live(5);
+        let ending = world.ending(speaker).unwrap();
+        assert_eq!((ending.sent_code, ending.received_code.is_some()), (Some(1001), true), "{ending:?}");
+        assert_eq!((ending.traffic.messages_in as usize, world.app.messages), (taken, taken));
+        world.app.away = false;
+        world.drain(20);
+        assert_eq!((world.app.messages, world.app.unclosed()), (taken, 0), "its end is told last");
+    }
 }
 
 #[test]
