@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use crate::admin::{self, Admin, Requests, Role, RoleSet};
 use crate::backends::{Around, Backends};
 use crate::bus::BusEnds;
+use crate::cluster;
 use crate::endings::EndingsLog;
 use crate::grpc::{self, Answers};
 use crate::in_force::{InForce, Live};
@@ -78,9 +79,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     let rules = rules::rules(settings)?;
     let backends = Backends::read(settings)?;
     let live = Arc::new(Live::new(InForce::new(1, settings.clone())?));
-    let limit =
-        descriptors::raise_limit().map_err(|error| format!("cannot raise the descriptor limit: {error}"))?;
-    let plan = node::plan(settings, limit, runtime_connections(settings))?;
+    let plan = plan(settings)?;
 
     let (runtime, of_runtime) = runtime().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let bench = Bench::new(settings, plan.shards, of_runtime)
@@ -110,7 +109,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     });
 
     let recent = Arc::new(Recent::new(settings.inspection.endings as usize));
-    let (requests, answers) = (Arc::<Requests>::default(), Arc::<Answers>::default());
+    let (requests, answers, nodes) = (Arc::<Requests>::default(), Arc::<Answers>::default(), Arc::default());
     let publisher = Publisher::new(Arc::clone(&switchboard), Arc::clone(&bus.0));
     let metrics = Metrics::new(Sources {
         stats: stats.clone(),
@@ -118,6 +117,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         gate: Arc::clone(&gate),
         live: Arc::clone(&live),
         publisher: publisher.clone(),
+        nodes: Arc::clone(&nodes),
         backends: backends.stats(),
         authorizers: backends.authorize_stats(),
         recent: Arc::clone(&recent),
@@ -132,6 +132,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         node: name.clone(),
         epoch,
         publisher,
+        nodes,
         switchboard,
         gate,
         stats,
@@ -148,6 +149,13 @@ fn start(settings: &Settings) -> Result<Node, String> {
     });
     let endings = EndingsLog::new(name, epoch, live, clock, recent);
     Ok(Node { runtime, running, admin, orders, http, grpc, batches, backends, endings, signals, bus })
+}
+
+/// What fits under the descriptor limit, raised as far as it goes.
+fn plan(settings: &Settings) -> Result<Plan, String> {
+    let limit =
+        descriptors::raise_limit().map_err(|error| format!("cannot raise the descriptor limit: {error}"))?;
+    node::plan(settings, limit, runtime_connections(settings))
 }
 
 /// How descriptor tables are laid out.
@@ -288,6 +296,7 @@ impl Node {
             .collect();
         servers
             .extend(grpc.map(|listener| runtime.spawn(grpc::serve(listener, Arc::clone(&admin), stopped()))));
+        servers.push(runtime.spawn(cluster::run(Arc::clone(&admin), stopped())));
         let stats = admin.stats.clone();
         runtime.spawn(memory::watch(Arc::clone(&admin)));
         let before = Before::default();

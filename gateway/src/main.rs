@@ -7,6 +7,7 @@ mod api;
 mod app;
 mod backends;
 mod bus;
+mod cluster;
 mod doctor;
 mod endings;
 mod grpc;

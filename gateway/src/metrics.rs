@@ -28,6 +28,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use shard::limit::Gate;
 
 use crate::admin::Requests;
+use crate::cluster::Nodes;
 use crate::grpc::Answers;
 use crate::in_force::Live;
 use crate::recent::Recent;
@@ -51,6 +52,8 @@ pub(crate) struct Sources {
     pub(crate) clock: Box<dyn Fn() -> u64 + Send + Sync>,
     /// For the endings that the log left out.
     pub(crate) recent: Arc<Recent>,
+    /// Other nodes of the bus.
+    pub(crate) nodes: Arc<Nodes>,
     /// For the state of the bus.
     pub(crate) publisher: Publisher,
     /// Names and counters of backends.

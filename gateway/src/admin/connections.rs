@@ -7,7 +7,8 @@ use super::call::{Answer, Call, empty, json};
 use super::problem::Problem;
 use super::publish::message;
 use super::query::Query;
-use crate::api::connections::{self, Goodbye, PAGE_SIZE_MAX};
+use crate::api::connections::{self, Goodbye};
+use crate::api::list::{self, PAGE_SIZE_MAX};
 use crate::api::users;
 
 /// `POST /v1/connections/{id}/messages`: the body is the payload. 202 says that the connection was there, not that
@@ -31,8 +32,9 @@ pub(super) async fn close(admin: &Admin, call: &Call) -> Answer {
 /// `DELETE /v1/users/{user}/connections?code=&reason=`. 202 says how many there were: their close handshakes begin.
 pub(super) async fn close_user(admin: &Admin, call: &Call) -> Answer {
     let query = Query::parse(call.query.as_deref(), &["code", "reason"])?;
-    let connections = users::close(admin, call.variable(0), goodbye(&query)?).await?;
-    json(StatusCode::ACCEPTED, &serde_json::json!({ "connections": connections }))
+    let users::ClosedUser { connections, silent } =
+        users::close(admin, call.variable(0), goodbye(&query)?).await?;
+    json(StatusCode::ACCEPTED, &serde_json::json!({ "connections": connections, "silent": silent }))
 }
 
 /// How to close, by `?code=&reason=`.
@@ -61,10 +63,10 @@ pub(super) async fn describe(admin: &Admin, call: &Call) -> Answer {
     json(StatusCode::OK, &connections::describe(admin, call.variable(0)).await?)
 }
 
-/// `GET /v1/connections?page_size=&page_token=`: shard by shard, in slot order. Connections that come and go
+/// `GET /v1/connections?page_size=&page_token=`: node by node, shard by shard, in slot order. Connections that come and go
 /// meanwhile may or may not be seen; one that stays is seen once.
 pub(super) async fn list(admin: &Admin, call: &Call) -> Answer {
     let query = Query::parse(call.query.as_deref(), &["page_size", "page_token"])?;
     let size = query.number("page_size", 1..=PAGE_SIZE_MAX)?;
-    json(StatusCode::OK, &connections::list(admin, size, query.value("page_token")).await?)
+    json(StatusCode::OK, &list::list(admin, size, query.value("page_token")).await?)
 }

@@ -170,7 +170,7 @@ async fn perform(admin: &Arc<Admin>, action: Action, call: Call) -> Answer {
         Action::Close => connections::close(admin, &call).await,
         Action::CloseUser => connections::close_user(admin, &call).await,
         Action::Block => blocks::put(admin, &call).await,
-        Action::Unblock => blocks::lift(admin, &call),
+        Action::Unblock => blocks::lift(admin, &call).await,
         Action::Blocked => blocks::describe(admin, &call),
         Action::Blocks => blocks::list(admin, &call),
         Action::Subscribe => connections::subscribe(admin, &call).await,

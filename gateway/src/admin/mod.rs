@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bridge::{Epoch, NodeName, Stats, Switchboard};
 use tokio::sync::mpsc;
 
+use crate::cluster::Nodes;
 use crate::grpc::Answers;
 use crate::in_force::Live;
 use crate::lifecycle::Order;
@@ -110,6 +111,8 @@ pub(crate) struct Admin {
     pub(crate) epoch: Epoch,
     /// Publishes to this node's shards and to the bus.
     pub(crate) publisher: backend::Publisher,
+    /// Other nodes of the bus.
+    pub(crate) nodes: Arc<Nodes>,
     /// The mailboxes of the shards.
     pub(crate) switchboard: Arc<Switchboard>,
     /// The node's gate: its bound.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bridge::Command;
+use bridge::{Command, Epoch, NodeName};
 use hyper::StatusCode;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -20,6 +20,12 @@ use crate::reload::NotReloaded;
 /// `GET /v1/node`. Counts are sums since start, for whoever asks twice to make rates of.
 pub(super) fn describe(admin: &Admin) -> Answer {
     let (bus, live) = (admin.publisher.bus(), admin.live.now());
+    let mut nodes = admin.nodes.now().to_vec();
+    nodes.push((admin.node.clone(), admin.epoch));
+    nodes.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+    let shown =
+        |(node, epoch): &(NodeName, Epoch)| json!({ "node": node.as_str(), "epoch": epoch.to_string() });
+    let nodes: Vec<_> = nodes.iter().map(shown).collect();
     let body = json!({
         "node": admin.node.as_str(),
         "epoch": admin.epoch.to_string(),
@@ -36,6 +42,7 @@ pub(super) fn describe(admin: &Admin) -> Answer {
         "subscriptions": admin.sum(|stats| stats.subscriptions.value()),
         "messages_in": admin.sum(|stats| stats.messages_in.value()),
         "messages_out": admin.sum(|stats| stats.messages_out.value()),
+        "nodes": nodes,
         "bus": { "name": bus.name(), "up": bus.state() == backend::BusState::Up },
     });
     json(StatusCode::OK, &body)

@@ -34,7 +34,9 @@ impl Reason {
             Self::BadConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Busy | Self::ShardSilent | Self::BusAway => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::ShardSilent | Self::NodeSilent | Self::BusAway => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -67,6 +69,7 @@ impl Reason {
             Self::UnsupportedType => "The content type says neither text nor binary",
             Self::Busy => "A shard has no room right now",
             Self::ShardSilent => "A shard did not answer",
+            Self::NodeSilent => "Another node did not answer",
             Self::BusAway => "The bus is away",
             Self::Internal => "A fault of the gateway",
         }

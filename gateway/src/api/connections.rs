@@ -1,35 +1,40 @@
-//! Owns the calls about single connections: send, describe, list, close, subscribe, unsubscribe. Each is one
-//! command to one shard and its reply; an id of another node or of an earlier life of this one is gone.
+//! Owns the calls about single connections: send, describe, close, subscribe, unsubscribe. Each is one
+//! command to one shard and its reply; for an id of another node it is one command to that node, which does the same. An
+//! id of an earlier life of a node is gone.
 
-use std::str::FromStr;
-use std::time::Duration;
+use std::borrow::Cow;
 
 use bridge::principal::USER_TOKEN;
-use bridge::{Address, Channel, Command, ConnId, Description, Epoch, Message, NodeName};
-use data_encoding::BASE64URL_NOPAD;
-use serde::Serialize;
-use tokio::time::timeout;
+use bridge::{Address, Channel, Command, ConnId, Description, Message, NodeName};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
+use super::command::{self, call};
 use super::publish::channel;
+use super::shards::Whereabouts;
 use super::{Error, Reason, SHARD_DEADLINE, TICK_MS};
 use crate::admin::Admin;
 
-/// Connections on a page when the caller does not say.
-const PAGE_SIZE_DEFAULT: u16 = 100;
-/// Most connections on a page.
-pub(crate) const PAGE_SIZE_MAX: u16 = 1000;
-/// How long a page may take, over all shards it asks.
-const PAGE_DEADLINE: Duration = Duration::from_secs(5);
 /// Most bytes of a close reason (RFC 6455, section 5.5: 125 less the code).
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 /// Hands a message to one connection. Success says that the connection was there, not that it has read the message.
 ///
 /// # Errors
-/// `bad_connection_id`, `gone`, `busy`, `shard_silent`.
+/// `bad_connection_id`, `gone`, `busy`, `shard_silent`, `node_silent`, `bus_away`.
 pub(crate) async fn send(admin: &Admin, id: &str, message: Message) -> Result<(), Error> {
-    let to = admin.locate(id)?;
+    let to = match admin.locate(id)? {
+        Whereabouts::Here(to) => to,
+        Whereabouts::There(id) => {
+            return forward(admin, &id.node, &command::Command::send(&id, &message)).await;
+        }
+    };
     admin.order(to, |reply| Command::Send { to, message, by: None, reply: Some(reply) }).await
+}
+
+/// Has the node of a connection do it.
+async fn forward(admin: &Admin, node: &NodeName, order: &command::Command) -> Result<(), Error> {
+    call::<IgnoredAny>(admin, node, order).await.map(|_| ())
 }
 
 /// How to close: a code, or none for 1000, and a reason of at most 123 bytes.
@@ -69,10 +74,17 @@ impl Goodbye<'_> {
 /// Begins the close handshake with one connection.
 ///
 /// # Errors
-/// `bad_close`, `bad_connection_id`, `gone`, `busy`, `shard_silent`.
+/// `bad_close`, `bad_connection_id`, `gone`, `busy`, `shard_silent`, `node_silent`, `bus_away`.
 pub(crate) async fn close(admin: &Admin, id: &str, goodbye: Goodbye<'_>) -> Result<(), Error> {
     let code = goodbye.check()?;
-    let whom = admin.locate(id)?;
+    let whom = match admin.locate(id)? {
+        Whereabouts::Here(whom) => whom,
+        Whereabouts::There(to) => {
+            let (connection, reason) = (id.to_owned(), goodbye.reason.to_owned());
+            let order = command::Command::Close { connection, code: Some(code), reason };
+            return forward(admin, &to.node, &order).await;
+        }
+    };
     let reason = goodbye.reason.into();
     admin.order(whom, |reply| Command::Close { whom, code, reason, by: None, reply: Some(reply) }).await
 }
@@ -80,18 +92,32 @@ pub(crate) async fn close(admin: &Admin, id: &str, goodbye: Goodbye<'_>) -> Resu
 /// Puts a connection into a channel; being in it already is success.
 ///
 /// # Errors
-/// `bad_connection_id`, `bad_channel`, `gone`, `channels_full`, `busy`, `shard_silent`.
+/// `bad_connection_id`, `bad_channel`, `gone`, `channels_full`, `busy`, `shard_silent`, `node_silent`, `bus_away`.
 pub(crate) async fn subscribe(admin: &Admin, id: &str, name: &str) -> Result<(), Error> {
-    let (whom, channel) = (admin.locate(id)?, open_channel(name)?);
+    let (place, channel) = (admin.locate(id)?, open_channel(name)?);
+    let whom = match place {
+        Whereabouts::Here(whom) => whom,
+        Whereabouts::There(to) => {
+            let (connection, channel) = (id.to_owned(), name.to_owned());
+            return forward(admin, &to.node, &command::Command::Subscribe { connection, channel }).await;
+        }
+    };
     admin.order(whom, |reply| Command::Subscribe { whom, channel, by: None, reply: Some(reply) }).await
 }
 
 /// Takes a connection out of a channel; not being in it is success.
 ///
 /// # Errors
-/// `bad_connection_id`, `bad_channel`, `gone`, `busy`, `shard_silent`.
+/// `bad_connection_id`, `bad_channel`, `gone`, `busy`, `shard_silent`, `node_silent`, `bus_away`.
 pub(crate) async fn unsubscribe(admin: &Admin, id: &str, name: &str) -> Result<(), Error> {
-    let (whom, channel) = (admin.locate(id)?, open_channel(name)?);
+    let (place, channel) = (admin.locate(id)?, open_channel(name)?);
+    let whom = match place {
+        Whereabouts::Here(whom) => whom,
+        Whereabouts::There(to) => {
+            let (connection, channel) = (id.to_owned(), name.to_owned());
+            return forward(admin, &to.node, &command::Command::Unsubscribe { connection, channel }).await;
+        }
+    };
     admin.order(whom, |reply| Command::Unsubscribe { whom, channel, by: None, reply: Some(reply) }).await
 }
 
@@ -114,130 +140,28 @@ pub(super) fn of_users() -> Error {
 /// Describes one connection.
 ///
 /// # Errors
-/// `bad_connection_id`, `gone`, `busy`, `shard_silent`.
+/// `bad_connection_id`, `gone`, `busy`, `shard_silent`, `node_silent`, `bus_away`.
 pub(crate) async fn describe(admin: &Admin, id: &str) -> Result<Connection, Error> {
-    let whom = admin.locate(id)?;
+    let whom = match admin.locate(id)? {
+        Whereabouts::Here(whom) => whom,
+        Whereabouts::There(to) => {
+            return call(admin, &to.node, &command::Command::Describe { connection: id.to_owned() }).await;
+        }
+    };
     let command = |reply| Command::Describe { whom, reply };
     let description = admin.ask(whom.shard, SHARD_DEADLINE, command).await?.ok_or_else(Error::gone)?;
     Ok(Connection::of(admin, &description))
 }
 
-/// A page of connections.
-#[derive(Serialize)]
-pub(crate) struct ConnectionPage {
-    /// They, shard by shard, in slot order.
-    pub(crate) connections: Vec<Connection>,
-    /// Where the next page starts; `None` at the end.
-    pub(crate) next_page_token: Option<String>,
-}
-
-/// Lists connections. Those that come and go meanwhile may or may not be seen; one that stays is seen once.
-///
-/// # Errors
-/// `bad_request` for another run's token or a size beyond [`PAGE_SIZE_MAX`], `busy`, `shard_silent`.
-pub(crate) async fn list(
-    admin: &Admin,
-    size: Option<u16>,
-    token: Option<&str>,
-) -> Result<ConnectionPage, Error> {
-    let size = size.unwrap_or(PAGE_SIZE_DEFAULT);
-    if !(1..=PAGE_SIZE_MAX).contains(&size) {
-        let detail = format!("page_size is 1 to {PAGE_SIZE_MAX}; ask for a smaller page.");
-        return Err(Error::new(Reason::BadRequest, detail));
-    }
-    let start = token.map_or(Ok(Place::default()), |token| place_of(admin, token))?;
-    let (connections, next) =
-        timeout(PAGE_DEADLINE, gather(admin, start, usize::from(size))).await.map_err(|_| {
-            Error::new(Reason::ShardSilent, "The shards took too long to list; ask for a smaller page.")
-        })??;
-    let next = next.map(|place| Cursor { node: admin.node.clone(), epoch: admin.epoch, place }.to_string());
-    Ok(ConnectionPage { connections, next_page_token: next })
-}
-
-/// Fills a page, and says where the next one starts, if there can be one.
-async fn gather(admin: &Admin, start: Place, size: usize) -> Result<(Vec<Connection>, Option<Place>), Error> {
-    let mut connections = Vec::with_capacity(size);
-    let mut place = start;
-    while usize::from(place.shard) < admin.stats.len() {
-        if connections.len() >= size {
-            return Ok((connections, Some(place)));
-        }
-        let (after, limit) = (place.after, size - connections.len());
-        let command = |reply| Command::List { after, limit, reply };
-        let page = admin.ask(place.shard, SHARD_DEADLINE, command).await?;
-        connections.extend(page.connections.iter().map(|description| Connection::of(admin, description)));
-        place = match page.next {
-            // A page that is not full and yet not the last must still get ahead.
-            Some(slot) if Some(slot) != after => Place { after: Some(slot), ..place },
-            _ => Place { shard: place.shard + 1, after: None },
-        };
-    }
-    Ok((connections, None))
-}
-
-/// Where a page starts within a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Place {
-    shard: u16,
-    after: Option<u32>,
-}
-
-/// What a page token says. Callers must not read it: a page of a whole cluster will say more.
-#[derive(Debug, PartialEq, Eq)]
-struct Cursor {
-    node: NodeName,
-    epoch: Epoch,
-    place: Place,
-}
-
-impl std::fmt::Display for Cursor {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Place { shard, after } = self.place;
-        let after = after.map_or_else(|| "-".to_owned(), |slot| slot.to_string());
-        let plain = format!("{} {} {shard} {after}", self.node, self.epoch.0);
-        out.write_str(&BASE64URL_NOPAD.encode(plain.as_bytes()))
-    }
-}
-
-impl FromStr for Cursor {
-    type Err = ();
-
-    fn from_str(token: &str) -> Result<Self, ()> {
-        let plain = String::from_utf8(BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| ())?);
-        let plain = plain.map_err(|_| ())?;
-        let [node, epoch, shard, after] = plain.split(' ').collect::<Vec<_>>()[..] else { return Err(()) };
-        let after = match after {
-            "-" => None,
-            slot => Some(slot.parse().map_err(|_| ())?),
-        };
-        Ok(Self {
-            node: NodeName::parse(node).map_err(|_| ())?,
-            epoch: Epoch(epoch.parse().map_err(|_| ())?),
-            place: Place { shard: shard.parse().map_err(|_| ())?, after },
-        })
-    }
-}
-
-fn place_of(admin: &Admin, token: &str) -> Result<Place, Error> {
-    let cursor: Option<Cursor> = token.parse().ok();
-    match cursor.filter(|cursor| cursor.node == admin.node && cursor.epoch == admin.epoch) {
-        Some(cursor) => Ok(cursor.place),
-        None => Err(Error::new(
-            Reason::BadRequest,
-            "The page_token is not one of this run of this node; start again without it.",
-        )),
-    }
-}
-
 /// A connection as the API shows it. Times in milliseconds, sizes in bytes.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Connection {
     pub(crate) id: String,
     /// As an app server said when it let it in.
     pub(crate) user: Option<String>,
     pub(crate) route: Option<String>,
     pub(crate) peer: String,
-    pub(crate) phase: &'static str,
+    pub(crate) phase: Cow<'static, str>,
     pub(crate) age_ms: u64,
     pub(crate) quiet_ms: u64,
     pub(crate) channels: Vec<String>,
@@ -249,14 +173,14 @@ pub(crate) struct Connection {
     pub(crate) backlog_bytes: u32,
     pub(crate) partial_bytes: u64,
     /// Why it is not read; empty when it is.
-    pub(crate) paused: Vec<&'static str>,
+    pub(crate) paused: Vec<Cow<'static, str>>,
     pub(crate) closing: Option<Closing>,
     pub(crate) peer_connections: u32,
     pub(crate) limiter: Option<Limiter>,
 }
 
 /// How much of its own message rate is used.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Limiter {
     pub(crate) messages: u32,
     pub(crate) burst: u32,
@@ -265,9 +189,9 @@ pub(crate) struct Limiter {
 }
 
 /// A close that has begun.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Closing {
-    pub(crate) reason: &'static str,
+    pub(crate) reason: Cow<'static, str>,
     pub(crate) sent_code: Option<u16>,
 }
 
@@ -285,7 +209,7 @@ impl Connection {
                 .get(usize::from(description.route))
                 .map(|route| route.name.clone()),
             peer: description.peer.clone(),
-            phase: description.phase,
+            phase: Cow::Borrowed(description.phase),
             age_ms: u64::from(description.age_ticks) * TICK_MS,
             quiet_ms: u64::from(description.quiet_ticks) * TICK_MS,
             channels: description.channels.iter().map(ToString::to_string).collect(),
@@ -302,29 +226,10 @@ impl Connection {
                 burst: limiter.burst,
                 wait_ms: u64::from(limiter.wait_ticks) * TICK_MS,
             }),
-            paused: description.paused.iter().map(|why| why.label()).collect(),
+            paused: description.paused.iter().map(|why| Cow::Borrowed(why.label())).collect(),
             closing: description
                 .closing
-                .map(|(reason, sent_code)| Closing { reason: reason.label(), sent_code }),
-        }
-    }
-}
-
-#[cfg(test)]
-mod cursor_tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_page_token_survives_the_way_through_the_caller() {
-        for after in [None, Some(0), Some(u32::MAX)] {
-            let place = Place { shard: u16::MAX, after };
-            let cursor = Cursor { node: NodeName::parse("a-b_1").unwrap(), epoch: Epoch(u32::MAX), place };
-            assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
-        }
-        for bad in ["", "x", "AAAA", &BASE64URL_NOPAD.encode(b"a 1 2"), &BASE64URL_NOPAD.encode(b"a 1 2 3 4")]
-        {
-            assert!(bad.parse::<Cursor>().is_err(), "{bad}");
+                .map(|(reason, sent_code)| Closing { reason: Cow::Borrowed(reason.label()), sent_code }),
         }
     }
 }

@@ -57,6 +57,8 @@ pub(crate) enum Reason {
     Busy,
     /// A shard did not answer in time.
     ShardSilent,
+    /// Another node, which is there, did not answer.
+    NodeSilent,
     /// The bus is away.
     BusAway,
     /// A fault of ours.
@@ -64,6 +66,43 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    const ALL: [Self; 28] = [
+        Self::BadRequest,
+        Self::BadChannel,
+        Self::BadConnectionId,
+        Self::BadUser,
+        Self::BadPayload,
+        Self::BadClose,
+        Self::Unauthorized,
+        Self::MissingScope,
+        Self::ForeignHost,
+        Self::ForeignOrigin,
+        Self::NotFound,
+        Self::Gone,
+        Self::MethodNotAllowed,
+        Self::BadNetwork,
+        Self::NotBlocked,
+        Self::BlocksFull,
+        Self::SlowRequest,
+        Self::ChannelsFull,
+        Self::Draining,
+        Self::CannotChange,
+        Self::BadConfiguration,
+        Self::TooLarge,
+        Self::UnsupportedType,
+        Self::Busy,
+        Self::ShardSilent,
+        Self::NodeSilent,
+        Self::BusAway,
+        Self::Internal,
+    ];
+
+    /// The reason of a label, as another node says it.
+    pub(crate) fn of(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.label() == label)
+    }
+
     /// The label in the body.
     pub(crate) const fn label(self) -> &'static str {
         match self {
@@ -92,6 +131,7 @@ impl Reason {
             Self::UnsupportedType => "unsupported_type",
             Self::Busy => "busy",
             Self::ShardSilent => "shard_silent",
+            Self::NodeSilent => "node_silent",
             Self::BusAway => "bus_away",
             Self::Internal => "internal",
         }
@@ -131,7 +171,20 @@ impl Error {
     pub(crate) fn gone() -> Self {
         Self::new(
             Reason::Gone,
-            "The connection has ended, or its id is of another node or of an earlier run of this one; forget the id.",
+            "The connection has ended, or its id is of a node that is not there or of an earlier run of one; forget the id.",
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_found_by_its_label() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::of(reason.label()), Some(reason));
+        }
+        assert_eq!(Reason::of("no_reason"), None);
     }
 }

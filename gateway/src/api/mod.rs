@@ -3,8 +3,11 @@
 //! (`admin`) and the gRPC methods (`grpc`) translate to and from these, and do nothing else. It refuses to know tokens,
 //! statuses and encodings.
 
+pub(crate) mod blocks;
+pub(crate) mod command;
 pub(crate) mod connections;
 mod error;
+pub(crate) mod list;
 pub(crate) mod node;
 pub(crate) mod publish;
 mod shards;

@@ -1,4 +1,5 @@
-//! Owns the way to a shard: which one a connection id means, and asking it with a deadline. Used by every call that is
+//! Owns the way to a connection: whether it is here, on which shard, or on which other node; and asking a shard with a
+//! deadline. Used by every call that is
 //! about connections.
 
 use std::time::Duration;
@@ -15,6 +16,21 @@ use crate::admin::Admin;
 /// is stuck, and the liveness probe will say so.
 pub(crate) const SHARD_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Where a connection is.
+pub(super) enum Whereabouts {
+    /// On this node.
+    Here(Address),
+    /// On another one, if it is still there.
+    There(ConnId),
+}
+
+fn read(id: &str) -> Result<ConnId, Error> {
+    id.parse().map_err(|error| {
+        let detail = format!("{error}; send it as the header Gateway-Connection gave it.");
+        Error::new(Reason::BadConnectionId, detail)
+    })
+}
+
 impl Admin {
     /// Where a connection of this node is, or `None` for one of another node or another life of it.
     pub(crate) fn own(&self, id: &ConnId) -> Option<Address> {
@@ -22,18 +38,28 @@ impl Admin {
         (id.node == self.node && id.epoch == self.epoch && known).then_some(id.address)
     }
 
-    /// Reads a connection id and finds it here.
+    /// Reads a connection id and finds it: here, or on another node that may be asked.
     ///
     /// # Errors
-    /// `bad_connection_id` for what is no id, `gone` for one that is not of this life of this node.
-    pub(super) fn locate(&self, id: &str) -> Result<Address, Error> {
-        let id = id.parse().map_err(|error| {
-            Error::new(
-                Reason::BadConnectionId,
-                format!("{error}; send it as the header Gateway-Connection gave it."),
-            )
-        })?;
-        self.own(&id).ok_or_else(Error::gone)
+    /// `bad_connection_id` for what is no id, `gone` for one of an earlier life of this node, or of another node where there
+    /// is no bus to ask it over.
+    pub(super) fn locate(&self, id: &str) -> Result<Whereabouts, Error> {
+        let id = read(id)?;
+        match self.own(&id) {
+            Some(address) => Ok(Whereabouts::Here(address)),
+            None if id.node != self.node && self.publisher.bus().peers().is_some() => {
+                Ok(Whereabouts::There(id))
+            }
+            None => Err(Error::gone()),
+        }
+    }
+
+    /// Whether an id is of this life of this node.
+    ///
+    /// # Errors
+    /// `bad_connection_id`, `gone`.
+    pub(super) fn hold(&self, id: &str) -> Result<(), Error> {
+        self.own(&read(id)?).map(|_| ()).ok_or_else(Error::gone)
     }
 
     /// Puts a command into a shard's mailbox and waits for its reply, at most `within`.

@@ -2,11 +2,12 @@
 //! is no error, because app servers cannot know.
 
 use bridge::{Command, Message, User};
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::connections::Goodbye;
 use super::publish::{self, Outcome, RECEIPT_DEADLINE};
-use super::{Error, Reason, SHARD_DEADLINE};
+use super::{Error, Reason, SHARD_DEADLINE, command};
 use crate::admin::Admin;
 
 /// Hands a message to all connections of a user, the excluded one left out.
@@ -26,11 +27,40 @@ pub(crate) async fn send(
     Ok(publish::outcome(sum, deadline).await)
 }
 
-/// Begins to close all connections of a user; the answer says how many there were.
+/// What became of all connections of a user.
+pub(crate) struct ClosedUser {
+    /// How many there were, on all nodes that answered.
+    pub(crate) connections: u32,
+    /// The names of nodes that did not.
+    pub(crate) silent: Vec<String>,
+}
+
+/// Begins to close all connections of a user, on all nodes; the answer says how many there were.
 ///
 /// # Errors
-/// `bad_user`, `bad_close`; `busy` and `shard_silent` when a shard could not be asked, after others may have been.
-pub(crate) async fn close(admin: &Admin, user: &str, goodbye: Goodbye<'_>) -> Result<u32, Error> {
+/// `bad_user`, `bad_close`; `busy` and `shard_silent` when a shard of this node could not be asked, after others may have
+/// been.
+pub(crate) async fn close(admin: &Admin, user: &str, goodbye: Goodbye<'_>) -> Result<ClosedUser, Error> {
+    let here = close_here(admin, user, goodbye).await?;
+    let Goodbye { code, reason } = goodbye;
+    let order = command::Command::CloseUser { user: user.to_owned(), code, reason: reason.to_owned() };
+    let others = command::call_others::<Closed>(admin, &order).await?;
+    let silent = command::silent(&others);
+    let there = others.into_iter().filter_map(|(_, answer)| answer.ok());
+    let connections = there.fold(here, |sum, closed| sum.saturating_add(closed.connections));
+    Ok(ClosedUser { connections, silent })
+}
+
+#[derive(Deserialize)]
+struct Closed {
+    connections: u32,
+}
+
+/// The same on this node.
+///
+/// # Errors
+/// As [`close`].
+pub(super) async fn close_here(admin: &Admin, user: &str, goodbye: Goodbye<'_>) -> Result<u32, Error> {
     let (user, code) = (parse(user)?, goodbye.check()?);
     let mut connections = 0;
     for shard in 0..admin.shards() {

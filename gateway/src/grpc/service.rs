@@ -1,6 +1,7 @@
 //! Translates the calls of `gateway.v1.Gateway` to and from [`crate::api`]: names and numbers as Protobuf has them to
 //! requests, answers and errors back. It decides nothing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::admin::Admin;
 use crate::api::connections::{self, Connection, Goodbye};
 use crate::api::node::{self, SECONDS_MAX};
 use crate::api::publish::{self, Outcome, Publish};
-use crate::api::{Error, Reason, users};
+use crate::api::{Error, Reason, list, users};
 
 /// The methods, for one call.
 pub(super) struct Calls {
@@ -70,8 +71,9 @@ impl wire::gateway_server::Gateway for Calls {
 
     async fn close_user(&self, request: Request<wire::CloseUserRequest>) -> Answer<wire::CloseUserResponse> {
         let wire::CloseUserRequest { user, code, reason } = request.get_ref();
-        let connections = users::close(&self.admin, user, goodbye(*code, reason)?).await?;
-        Ok(Response::new(wire::CloseUserResponse { connections }))
+        let closed = users::close(&self.admin, user, goodbye(*code, reason)?).await?;
+        let users::ClosedUser { connections, silent } = closed;
+        Ok(Response::new(wire::CloseUserResponse { connections, silent }))
     }
 
     async fn subscribe(&self, request: Request<wire::SubscribeRequest>) -> Answer<wire::SubscribeResponse> {
@@ -104,12 +106,13 @@ impl wire::gateway_server::Gateway for Calls {
         let wire::ListConnectionsRequest { page_size, page_token } = request.get_ref();
         // What does not fit is too large in any case, and the call says so.
         let size = (*page_size > 0).then(|| u16::try_from(*page_size).unwrap_or(u16::MAX));
-        let page = connections::list(&self.admin, size, set(page_token)).await?;
+        let page = list::list(&self.admin, size, set(page_token)).await?;
         Ok(Response::new(wire::ListConnectionsResponse {
             connections: page.connections.into_iter().map(shown).collect(),
             next_page_token: page.next_page_token.unwrap_or_default(),
             node: self.admin.node.to_string(),
             epoch: self.admin.epoch.0,
+            silent: page.silent,
         }))
     }
 
@@ -182,7 +185,7 @@ fn shown(connection: Connection) -> wire::Connection {
         user: connection.user,
         route: connection.route.unwrap_or_default(),
         peer: connection.peer,
-        phase: connection.phase.to_owned(),
+        phase: connection.phase.into_owned(),
         age_ms: connection.age_ms,
         quiet_ms: connection.quiet_ms,
         channels: connection.channels,
@@ -193,9 +196,9 @@ fn shown(connection: Connection) -> wire::Connection {
         backlog_frames: connection.backlog_frames,
         backlog_bytes: u64::from(connection.backlog_bytes),
         partial_bytes: connection.partial_bytes,
-        paused: connection.paused.into_iter().map(str::to_owned).collect(),
+        paused: connection.paused.into_iter().map(Cow::into_owned).collect(),
         closing: connection.closing.map(|closing| wire::Closing {
-            reason: closing.reason.to_owned(),
+            reason: closing.reason.into_owned(),
             sent_code: closing.sent_code.map(u32::from),
         }),
         peer_connections: connection.peer_connections,

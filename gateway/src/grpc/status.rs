@@ -31,7 +31,7 @@ impl Reason {
             Self::SlowRequest => Code::DeadlineExceeded,
             Self::BlocksFull | Self::ChannelsFull | Self::TooLarge => Code::ResourceExhausted,
             Self::Draining | Self::CannotChange | Self::BadConfiguration => Code::FailedPrecondition,
-            Self::Busy | Self::ShardSilent | Self::BusAway => Code::Unavailable,
+            Self::Busy | Self::ShardSilent | Self::NodeSilent | Self::BusAway => Code::Unavailable,
             Self::Internal => Code::Internal,
         }
     }

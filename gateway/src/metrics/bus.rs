@@ -7,12 +7,13 @@ use metrics::Label;
 use super::{Register, Sources};
 
 const BUS_UP: &str = "gateway_bus_up";
+const NODES: &str = "gateway_nodes";
 const SUBSCRIPTIONS: &str = "gateway_bus_subscriptions";
 
 type Figure = (&'static str, fn(&BusStats) -> u64, &'static str);
 
 #[rustfmt::skip]
-const COUNTERS: [Figure; 14] = [
+const COUNTERS: [Figure; 17] = [
     ("gateway_bus_forwarded_total", |s| s.forwarded.value(), "Messages for channels handed to the bus."),
     ("gateway_bus_forwards_left_out_total", |s| s.left_out.value(), "Messages for channels that the bus was not there for, or that are larger than it takes."),
     ("gateway_bus_received_total", |s| s.received.value(), "Messages taken from the bus for subscribers or connections of this node."),
@@ -25,6 +26,9 @@ const COUNTERS: [Figure; 14] = [
     ("gateway_bus_inbound_total", |s| s.inbound.value(), "Inbound events that the bus has."),
     ("gateway_bus_inbound_retries_total", |s| s.inbound_retries.value(), "Attempts to hand an inbound event to the bus that failed and were made again."),
     ("gateway_bus_inbound_left_out_total", |s| s.inbound_left_out.value(), "Inbound events given up, because the bus was away and the route says so, or because they are larger than it takes."),
+    ("gateway_bus_calls_total", |s| s.calls.value(), "Calls to other nodes."),
+    ("gateway_bus_calls_unanswered_total", |s| s.calls_unanswered.value(), "Calls to other nodes that had no answer in time."),
+    ("gateway_bus_commands_total", |s| s.commands.value(), "Commands of other nodes and of app servers taken from the bus."),
     ("gateway_bus_losses_total", |s| s.losses.value(), "Times the bus was lost."),
     ("gateway_bus_subscription_operations_total", |s| s.subscription_operations.value(), "Operations that began or ended a subscription on the bus."),
 ];
@@ -43,6 +47,8 @@ impl Register<'_> {
                 Box::new(move |from| from.publisher.bus().stats().map_or(0, read)),
             );
         }
+        self.describe_gauge(NODES, "Nodes that are there, this one included.");
+        self.gauge(NODES, Vec::new(), Box::new(|from| from.nodes.now().len() as u64 + 1));
         self.describe_gauge(SUBSCRIPTIONS, "Channels that the node is subscribed to on the bus.");
         let subscriptions =
             |from: &Sources| from.publisher.bus().stats().map_or(0, |stats| stats.subscriptions.value());

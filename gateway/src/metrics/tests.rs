@@ -61,6 +61,7 @@ fn metrics() -> Metrics {
         })),
         stats,
         publisher: Publisher::new(Arc::clone(&switchboard), Arc::new(Embedded)),
+        nodes: Arc::default(),
         switchboard,
         recent: Arc::new(Recent::new(1)),
         live: Arc::new(Live::new(crate::in_force::InForce::new(1, config::Settings::default()).unwrap())),

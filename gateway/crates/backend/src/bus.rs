@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bridge::{Channel, Message, Receipt, Switchboard};
 
 use crate::bus_stats::BusStats;
+use crate::peers::Peers;
 
 /// A future that a trait object returns.
 pub type BusFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -67,6 +68,11 @@ pub trait Bus: Send + Sync {
 
     /// What it counts; `None` for the embedded one, which has nothing to count.
     fn stats(&self) -> Option<&BusStats>;
+
+    /// The way to other nodes; `None` where there are none to ask.
+    fn peers(&self) -> Option<&dyn Peers> {
+        None
+    }
 
     /// Ends it: what clients have published is handed over as far as the bus takes it within a moment.
     fn stop(&self) -> BusFuture<'_, ()>;

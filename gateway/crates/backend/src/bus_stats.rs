@@ -59,6 +59,12 @@ bus_stats! {
     inbound_retries,
     /// Inbound events given up because the bus was away and the route says so.
     inbound_left_out,
+    /// Calls to other nodes.
+    calls,
+    /// Calls that had no answer.
+    calls_unanswered,
+    /// Commands taken from the bus.
+    commands,
     /// Times the bus was lost.
     losses,
     /// Operations that began or ended a subscription.

@@ -12,7 +12,7 @@ async fn a_user_is_sent_to_and_closed_wherever_the_user_is() {
     let stranger = format!("POST /v1/users/a%40b/messages {TEXT}");
     assert_eq!(ask(&endpoint, &stranger, "").await.1["subscribers"], 0, "who is not there is no error");
     let close = "DELETE /v1/users/bob/connections?code=4500&reason=bye";
-    assert_eq!(ask(&endpoint, close, "").await, (202, serde_json::json!({ "connections": 2 })));
+    assert_eq!(ask(&endpoint, close, "").await, (202, serde_json::json!({ "connections": 2, "silent": [] })));
     assert_eq!(ask(&endpoint, close, "").await.1["connections"], 0);
     let nobody = format!("/v1/users/{}", "x".repeat(65));
     for (request, expected) in [

@@ -1,13 +1,15 @@
 //! The NATS bus: joins nodes, and app servers that listen and answer.
 //!
 //! Owns the connection and the tasks around it: `link` keeps it, `channels` follow the node's interests and carry
-//! publishes, `inbound` tells events of routes, `replies` deliver to single connections. Delivery between nodes is at most
+//! publishes, `inbound` tells events of routes, `replies` deliver to single connections,
+//! `peers` ask other nodes and hear them. Delivery between nodes is at most
 //! once, as core NATS is; inbound events are at least once where JetStream is asked for. Refuses to publish inbound events
 //! where a stream listens that nobody asked for: its acknowledgement would go to the client's address.
 
 mod channels;
 mod inbound;
 mod link;
+mod peers;
 mod replies;
 mod subjects;
 
@@ -23,10 +25,12 @@ use tokio::task::JoinHandle;
 use self::channels::{Speaker, Subscriptions};
 use self::inbound::Teller;
 use self::link::{Link, Standing};
+use self::peers::Nodes;
 use self::subjects::Subjects;
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
 use crate::joint::{Joint, Node, Routes, close_gap};
+use crate::peers::Peers;
 
 /// How long the end waits for what is still on its way.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -60,6 +64,7 @@ pub struct Nats {
     speaker: Speaker,
     stats: Arc<BusStats>,
     beyond: Arc<Beyond>,
+    nodes: Nodes,
     /// Those that end when the shards have.
     last: Mutex<Vec<JoinHandle<()>>>,
     /// Those that end with the program.
@@ -85,6 +90,7 @@ impl Nats {
         }
         let replies = link.client.subscribe(subjects.connections()).await;
         let replies = replies.map_err(|error| format!("bus.nats: {error}"))?;
+        let (nodes, ear) = Nodes::subscribe(&link, &subjects, &stats).await?;
         let speaker = Speaker::new(link.clone(), subjects.clone(), &node, Arc::clone(&stats));
         let (ears, heard) = Subscriptions::ears();
         let subscriptions = Subscriptions {
@@ -111,6 +117,7 @@ impl Nats {
                 told.losses.set(standing.losses);
             })),
             tokio::spawn(subscriptions.run()),
+            tokio::spawn(ear.run()),
             tokio::spawn(channels::listen(heard, subjects.clone(), incoming.clone(), Arc::clone(&stats))),
             tokio::spawn(speaker.clone().carry(outgoing)),
             tokio::spawn(replies::deliver(
@@ -134,7 +141,7 @@ impl Nats {
             tasks.push(tokio::spawn(watch_capture(link.clone(), subjects, routes, capture)));
             tokio::spawn(teller.core(feed, settler))
         };
-        Ok(Self { link, speaker, stats, beyond, last: Mutex::new(vec![last]), tasks })
+        Ok(Self { link, speaker, stats, beyond, nodes, last: Mutex::new(vec![last]), tasks })
     }
 }
 
@@ -164,6 +171,10 @@ impl Bus for Nats {
 
     fn stats(&self) -> Option<&BusStats> {
         Some(&self.stats)
+    }
+
+    fn peers(&self) -> Option<&dyn Peers> {
+        Some(&self.nodes)
     }
 
     fn stop(&self) -> BusFuture<'_, ()> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use async_nats::{HeaderMap, Message as Incoming};
-use bridge::{Channel, ConnId, Kind, Message};
+use bridge::{Channel, ConnId, Kind, Message, NodeName};
 
 use crate::incoming::undeclared_kind;
 use crate::joint::Node;
@@ -30,6 +30,12 @@ pub(super) const REPLY_TO: &str = "Gateway-Reply-To";
 pub(super) const STATUS: &str = "Gateway-Status";
 /// Text or binary.
 pub(super) const CONTENT_TYPE: &str = "Content-Type";
+/// Counts the beats of a node.
+pub(super) const BEAT: &str = "Gateway-Beat";
+/// The event of a beat of a node that is there.
+pub(super) const PRESENT: &str = "present";
+/// The event of the last beat of one that ends.
+pub(super) const LEAVES: &str = "leaves";
 /// By which JetStream knows a repetition.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 
@@ -82,6 +88,31 @@ impl Subjects {
             .filter(|id: &ConnId| *id.node.as_str() == *self.node)
     }
 
+    /// Commands to this node.
+    pub(super) fn command(&self) -> String {
+        format!("{}.command.{}", self.prefix, self.node)
+    }
+
+    /// Commands to another node.
+    pub(super) fn command_of(&self, node: &NodeName) -> String {
+        format!("{}.command.{node}", self.prefix)
+    }
+
+    /// Commands to all nodes.
+    pub(super) fn command_of_all(&self) -> String {
+        format!("{}.command", self.prefix)
+    }
+
+    /// Beats of nodes, which nodes listen to.
+    pub(super) fn presence(&self) -> String {
+        format!("{}.presence", self.prefix)
+    }
+
+    /// What becomes of nodes, which app servers listen to.
+    pub(super) fn nodes(&self) -> String {
+        format!("{}.node", self.prefix)
+    }
+
     /// Events of one partition of a route.
     pub(super) fn inbound(&self, route: &str, partition: u16) -> String {
         let mut subject = String::with_capacity(self.prefix.len() + route.len() + 16);
@@ -121,7 +152,7 @@ pub(super) fn header<'h>(headers: Option<&'h HeaderMap>, name: &str) -> Option<&
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use bridge::{Address, Epoch, NodeName};
+    use bridge::{Address, Epoch};
 
     use super::*;
 
@@ -158,6 +189,8 @@ mod tests {
         let id = ConnId { node: node().name, epoch: Epoch(7), address };
         assert_eq!(subjects.connection(&id), "gateway.connection.edge-1.edge-1-00000007-1-2-3");
         assert_eq!(subjects.connection_of(&subjects.connection(&id)), Some(id));
+        assert_eq!(subjects.command(), subjects.command_of(&node().name));
+        assert_eq!(subjects.command(), "gateway.command.edge-1");
         assert_eq!(subjects.inbound("app", 15), "gateway.inbound.app.15");
     }
 

@@ -1,0 +1,182 @@
+//! This node among others of its bus: says that it is there, knows who else is, tells app servers of those that are lost,
+//! and obeys commands that come over the bus. Who is lost is judged by [`backend::Presence`]; commands are obeyed by
+//! [`crate::api::command`]. Refuses to know any bus. Started once by `app`; ends at once where there are no other nodes.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use backend::peers::{Asked, Beat, Heard};
+use backend::presence::BEAT_EVERY;
+use backend::{BusState, Peers, Presence};
+use bridge::{Epoch, NodeName};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::admin::Admin;
+use crate::api::command;
+use crate::node;
+
+/// Between two looks at who is lost.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Commands that are obeyed at once; those beyond are answered busy.
+const COMMANDS_MAX: usize = 256;
+
+/// Other nodes that are there, by name. One name may be there twice for a while: a node that died, and its next life.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes(RwLock<Arc<[(NodeName, Epoch)]>>);
+
+impl Nodes {
+    /// Names and epochs.
+    pub(crate) fn now(&self) -> Arc<[(NodeName, Epoch)]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a node of this name is there.
+    pub(crate) fn knows(&self, name: &NodeName) -> bool {
+        self.now().iter().any(|(node, _)| node == name)
+    }
+
+    /// The names of all but this one, each once, in order.
+    pub(crate) fn others(&self, own: &NodeName) -> Vec<NodeName> {
+        let now = self.now();
+        let mut names: Vec<_> = now.iter().map(|(node, _)| node.clone()).filter(|node| node != own).collect();
+        names.dedup();
+        names
+    }
+
+    fn set(&self, nodes: Vec<(NodeName, Epoch)>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = nodes.into();
+    }
+}
+
+/// Runs until `stopped`, and then takes its leave.
+pub(crate) async fn run(admin: Arc<Admin>, stopped: impl Future<Output = ()>) {
+    let bus = admin.publisher.clone();
+    let Some(peers) = bus.bus().peers() else { return };
+    let Some(heard) = peers.hear() else { return };
+    let presence = Presence::new(Instant::now(), node::random());
+    let losses = losses(&admin);
+    let commands = Arc::new(Semaphore::new(COMMANDS_MAX));
+    Cluster { admin: &admin, peers, presence, commands, beats: 0, losses }.run(heard, stopped).await;
+}
+
+/// How often the bus was lost.
+fn losses(admin: &Admin) -> u64 {
+    admin.publisher.bus().stats().map_or(0, |stats| stats.losses.value())
+}
+
+struct Cluster<'a> {
+    admin: &'a Arc<Admin>,
+    peers: &'a dyn Peers,
+    presence: Presence,
+    commands: Arc<Semaphore>,
+    beats: u64,
+    losses: u64,
+}
+
+impl Cluster<'_> {
+    async fn run(mut self, mut heard: mpsc::Receiver<Heard>, stopped: impl Future<Output = ()>) {
+        let mut stopped = pin!(stopped);
+        let (mut beats, mut looks) = (interval(BEAT_EVERY), interval(LOOK_EVERY));
+        for interval in [&mut beats, &mut looks] {
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        loop {
+            tokio::select! {
+                () = &mut stopped => return self.beat(true).await,
+                _ = beats.tick() => self.beat(false).await,
+                _ = looks.tick() => self.look().await,
+                heard = heard.recv() => match heard {
+                    Some(heard) => self.hear(heard).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn beat(&mut self, leaves: bool) {
+        self.beats += 1;
+        let Admin { node, epoch, .. } = &**self.admin;
+        self.peers.beat(Beat { node: node.clone(), epoch: *epoch, number: self.beats, leaves }).await;
+    }
+
+    async fn look(&mut self) {
+        let losses = losses(self.admin);
+        let deaf = losses != self.losses || self.admin.publisher.bus().state() == BusState::Away;
+        self.losses = losses;
+        let lost = self.presence.judge(Instant::now(), deaf);
+        // Those whose loss another observer told go without news.
+        self.show();
+        for news in lost {
+            tracing::warn!(node = %news.node, epoch = %news.epoch, "a node is lost");
+            self.peers.tell(news).await;
+        }
+    }
+
+    async fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Asked(asked) => self.obey(asked),
+            Heard::Told(news) => self.presence.told(&news),
+            Heard::Beat(beat) if beat.node == self.admin.node && beat.epoch == self.admin.epoch => {}
+            Heard::Beat(beat) => {
+                let change = self.presence.heard(&beat, Instant::now());
+                if change.nodes {
+                    self.show();
+                }
+                if change.came {
+                    if beat.node == self.admin.node {
+                        tracing::warn!(epoch = %beat.epoch, "another node of the bus has this one's name");
+                    }
+                    tracing::info!(node = %beat.node, epoch = %beat.epoch, "a node is there");
+                    self.beat(false).await;
+                }
+                if let Some(news) = change.news {
+                    tracing::warn!(node = %news.node, epoch = %news.epoch, "a node has returned");
+                    self.peers.tell(news).await;
+                }
+            }
+        }
+    }
+
+    fn show(&self) {
+        let nodes = self.presence.nodes();
+        if *nodes != *self.admin.nodes.now() {
+            self.admin.nodes.set(nodes);
+        }
+    }
+
+    fn obey(&self, asked: Asked) {
+        let Asked { command, to_all, answer } = asked;
+        let admin = Arc::clone(self.admin);
+        let Ok(permit) = Arc::clone(&self.commands).try_acquire_owned() else {
+            // Whoever asked may have left.
+            let _ = answer.map(|answer| answer.send(command::refuse_busy(&admin)));
+            return;
+        };
+        tokio::spawn(async move {
+            let said = command::obey(&admin, &command, to_all).await;
+            if let (Some(answer), Some(said)) = (answer, said) {
+                let _ = answer.send(said);
+            }
+            drop(permit);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_there_twice_is_asked_once_and_ours_never() {
+        let nodes = Nodes::default();
+        let node = |name: &str, epoch| (NodeName::parse(name).unwrap(), Epoch(epoch));
+        nodes.set(vec![node("a", 1), node("b", 1), node("b", 2), node("c", 1)]);
+        let others = nodes.others(&node("a", 9).0);
+        assert_eq!(others, [node("b", 0).0, node("c", 0).0]);
+        assert!(nodes.knows(&node("c", 0).0) && !nodes.knows(&node("d", 0).0));
+    }
+}
