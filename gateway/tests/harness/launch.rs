@@ -120,6 +120,14 @@ impl Gateway {
         Self::launch(text, program_with_descriptors(limit))
     }
 
+    /// The same, with the network that another process has.
+    #[track_caller]
+    pub(crate) fn start_in_network_of(text: &str, process: u32) -> Self {
+        let mut command = clean(Command::new("nsenter"));
+        command.arg(format!("--net=/proc/{process}/ns/net")).arg(env!("CARGO_BIN_EXE_gateway"));
+        Self::launch(text, command)
+    }
+
     fn launch(text: &str, mut command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gateway.toml");
