@@ -2,8 +2,8 @@
 //!
 //! Everything of a backend happens here, one thing after the other and many in one wake: events are gathered into
 //! batches, what is settled goes out once a wake, an order without an id costs no task and no channel. Bounds: the feed
-//! and the news are bounded channels, [`ORDERS_WAITING_MAX`] orders wait for a shard's mailbox and [`ORDER_PATIENCE`]
-//! long, [`PUBLISHES_MAX`] publishes for the bus. Refuses to decide what the session decides.
+//! and the news are bounded channels, `ORDERS_WAITING_MAX` orders wait for a shard's mailbox and `ORDER_PATIENCE`
+//! long, `PUBLISHES_MAX` publishes for the bus. Refuses to decide what the session decides.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
