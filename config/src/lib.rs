@@ -55,7 +55,7 @@ pub use network_limits::{Factor, NETWORK_LIMITS_MAX, NetworkLimits, NetworkRule}
 pub use networks::{NETWORKS_MAX, Network};
 pub use patience::{AUTO_REPLIES_MAX, AUTO_REPLY_BYTES_MAX};
 pub use redis::{BusRedis, RedisServer, RedisUser};
-pub use routes::{AutoReply, ROUTE_LIST_MAX, ROUTES_MAX, Route, SlowConsumer};
+pub use routes::{AutoReply, PayloadKind, ROUTE_LIST_MAX, ROUTES_MAX, Route, SlowConsumer};
 pub use sections::{
     Admin, Api, Backlog, Drain, Grpc, Health, Heartbeat, Http, Inspection, Limits, Listen, Log, LogFormat,
     Mailbox, Node, PeerHeader, SHARDS_MAX, Settings, Shards, Timeouts, Trust, WebSocket,

@@ -71,6 +71,8 @@ pub struct Route {
     pub on_bus_loss: OnBusLoss,
     /// What becomes of its connections after that.
     pub on_gap: OnGap,
+    /// What messages from the bus are to its clients that do not say so themselves.
+    pub kind: PayloadKind,
 }
 
 /// A message and what is answered to it.
@@ -95,6 +97,17 @@ pub enum SlowConsumer {
     KeepLatest,
 }
 
+/// What a message is that does not say so itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadKind {
+    /// Text when it is UTF-8, else binary.
+    Auto,
+    /// Text; what is not UTF-8 is not delivered.
+    Text,
+    /// Binary.
+    Binary,
+}
+
 pub(crate) const KEYS: &[&str] = &[
     "name",
     "path",
@@ -115,6 +128,7 @@ pub(crate) const KEYS: &[&str] = &[
     "slow_consumer",
     "on_bus_loss",
     "on_gap",
+    "kind",
 ];
 
 const NAME: Word<RouteName> =
@@ -144,6 +158,9 @@ const SLOW_CONSUMER: OneOf<SlowConsumer> = OneOf(&[
     ("drop_oldest", SlowConsumer::DropOldest),
     ("keep_latest", SlowConsumer::KeepLatest),
 ]);
+
+const KIND: OneOf<PayloadKind> =
+    OneOf(&[("auto", PayloadKind::Auto), ("text", PayloadKind::Text), ("binary", PayloadKind::Binary)]);
 
 /// Longest idle time and age: from one tick to a month.
 const LIFE: Time = Time { min: Duration::from_millis(100), max: Duration::from_secs(720 * 3600) };
@@ -243,6 +260,7 @@ fn read_route<'t>(
         slow_consumer: reader.field(spot, "slow_consumer", &SLOW_CONSUMER).or(bare.slow_consumer),
         on_bus_loss: reader.field(spot, "on_bus_loss", &ON_BUS_LOSS).or(bare.on_bus_loss),
         on_gap: reader.field(spot, "on_gap", &ON_GAP).or(bare.on_gap),
+        kind: reader.field(spot, "kind", &KIND).or(bare.kind),
         name: name.unwrap_or(bare.name),
         path: path.unwrap_or(bare.path),
     }
@@ -276,6 +294,7 @@ fn bare(from: Inherited<'_>) -> Route {
         slow_consumer: SlowConsumer::Close,
         on_bus_loss: OnBusLoss::Pause,
         on_gap: OnGap::Ignore,
+        kind: PayloadKind::Auto,
     }
 }
 
@@ -368,6 +387,7 @@ pub(crate) fn write(route: &Route, from: Inherited<'_>, out: &mut String) {
     write_key(out, "slow_consumer", SLOW_CONSUMER.write(&route.slow_consumer));
     write_key(out, "on_bus_loss", ON_BUS_LOSS.write(&route.on_bus_loss));
     write_key(out, "on_gap", ON_GAP.write(&route.on_gap));
+    write_key(out, "kind", KIND.write(&route.kind));
 }
 
 fn write_list<T>(values: &[T], form: &impl Form<T>) -> String {
@@ -398,5 +418,6 @@ pub(crate) fn expectations() -> Vec<(&'static str, String)> {
         ("slow_consumer", SLOW_CONSUMER.expected()),
         ("on_bus_loss", ON_BUS_LOSS.expected()),
         ("on_gap", ON_GAP.expected()),
+        ("kind", KIND.expected()),
     ]
 }

@@ -163,6 +163,7 @@ auto_reply = { "ping" = "pong", 'a "b"\' = "", "c\u0000" = "d\n" }
 slow_consumer = "keep_latest"
 on_bus_loss = "drop"
 on_gap = "close"
+kind = "text"
 [[route]]
 name = "rooms"
 path = "/rooms/{room}/{side}"
@@ -176,6 +177,7 @@ heartbeat = { interval = "30s", pong_deadline = "1s" }
 max_age = "1s"
 auto_reply = {}
 slow_consumer = "drop_oldest"
+kind = "binary"
 "#;
 
 #[test]

@@ -95,6 +95,7 @@ const COUNTERS: &[Sum] = &[
     ("gateway_publishes_delayed_total", |s| s.publishes_delayed.value(), "Publishes of clients that waited because a mailbox was full."),
     ("gateway_deliveries_total", |s| s.deliveries.value(), "Subscribers that messages were due to, summed over messages."),
     ("gateway_deliveries_queued_total", |s| s.deliveries_queued.value(), "Deliveries that waited for a socket that took no more."),
+    ("gateway_deliveries_not_text_total", |s| s.deliveries_not_text.value(), "Subscribers that a message from the bus without a kind was not sent to, because their route wants text and it is none."),
     ("gateway_goodbyes_total", |s| s.goodbyes.value(), "Connections told to go by a drain, a shed or a gap of the bus."),
     ("gateway_connections_cut_total", |s| s.cut.value(), "Connections cut because they were still there at a drain's deadline."),
 ];

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bridge::message::Kind;
 use config::{Part, Settings};
 use shard::rules::{
     AutoReply, Inbound, Life, OnBusLoss, Piece, Route, Rules, Segment, SlowConsumer, Template,
@@ -97,6 +98,11 @@ fn route(route: &config::Route, upstreams: &Upstreams<'_>) -> Result<Route, Stri
             config::OnBusLoss::Pause => OnBusLoss::Pause,
             config::OnBusLoss::Drop => OnBusLoss::Drop,
             config::OnBusLoss::Close => OnBusLoss::Close,
+        },
+        kind: match route.kind {
+            config::PayloadKind::Auto => None,
+            config::PayloadKind::Text => Some(Kind::Text),
+            config::PayloadKind::Binary => Some(Kind::Binary),
         },
         auto_replies: route.auto_reply.iter().map(auto_reply).collect(),
     })

@@ -37,6 +37,20 @@ inbound = 'ignore'
 on_gap = 'close'
 
 [[route]]
+name = 'texts'
+path = '/texts/{room}'
+subscribe = ['room.{room}']
+inbound = 'bus'
+kind = 'text'
+
+[[route]]
+name = 'bytes'
+path = '/bytes/{room}'
+subscribe = ['room.{room}']
+inbound = 'bus'
+kind = 'binary'
+
+[[route]]
 name = 'app'
 path = '/app'
 inbound = 'bus'
@@ -111,6 +125,45 @@ fn anybody_on_the_bus_reaches_a_channel_and_what_is_not_ours_is_counted() {
     a.until("malformed ones are counted", |m| m.value("gateway_bus_malformed_total") == 1.0);
     nats.publish("gateway.channel.room.lobby", b"the end");
     client.hears("the end");
+    a.stop();
+}
+
+#[test]
+fn what_does_not_say_what_it_is_goes_out_as_each_route_wants_it() {
+    let server = NatsServer::start();
+    let a = node("a", &server);
+    let (mut auto, mut texts, mut bytes) =
+        (a.client("/rooms/lobby"), a.client("/texts/lobby"), a.client("/bytes/lobby"));
+    subscribed(&a, 1);
+    let mut nats = Nats::connect(server.port);
+    let room = "gateway.channel.room.lobby";
+    nats.publish(room, b"plain");
+    nats.publish(room, b"\xff");
+    nats.publish_with(room, "", &[("Content-Type", "text/plain")], b"text");
+    nats.publish_with(room, "", &[("Content-Type", "application/octet-stream")], b"binary");
+    let (text, binary) = (Message::text, |said: &'static [u8]| Message::binary(said));
+    for expected in [text("plain"), binary(b"\xff"), text("text"), binary(b"binary")] {
+        assert_eq!(auto.hear(), expected);
+    }
+    for expected in [text("plain"), text("text"), binary(b"binary")] {
+        assert_eq!(texts.hear(), expected, "what is no text is left out");
+    }
+    for expected in [binary(b"plain"), binary(b"\xff"), text("text"), binary(b"binary")] {
+        assert_eq!(bytes.hear(), expected);
+    }
+    assert_eq!(a.metrics().value("gateway_deliveries_not_text_total"), 1.0);
+    // To one connection it is the same, and whoever asks is told.
+    let to = |id: &str| format!("gateway.connection.a.{id}");
+    nats.publish(&to(&bytes.id), b"for you");
+    assert_eq!(bytes.hear(), binary(b"for you"));
+    let mut asks = Nats::connect(server.port);
+    assert_eq!(asks.ask(&to(&texts.id), "for you").header("Gateway-Status"), "done");
+    texts.hears("for you");
+    nats.subscribe("_INBOX.answers");
+    nats.publish_with(&to(&texts.id), "_INBOX.answers", &[], b"\xff");
+    assert_eq!(nats.hear().header("Gateway-Status"), "not_text");
+    nats.publish(&to(&texts.id), b"the end");
+    texts.hears("the end");
     a.stop();
 }
 

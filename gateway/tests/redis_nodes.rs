@@ -33,6 +33,13 @@ inbound = 'ignore'
 on_gap = 'close'
 
 [[route]]
+name = 'bytes'
+path = '/bytes/{room}'
+subscribe = ['room.{room}']
+inbound = 'ignore'
+kind = 'binary'
+
+[[route]]
 name = 'app'
 path = '/app'
 inbound = 'bus'
@@ -111,6 +118,21 @@ fn a_room_spans_nodes_and_everybody_hears_everything_once() {
     subscribed(&a, 0);
     a.stop();
     b.stop();
+}
+
+#[test]
+fn plain_text_goes_out_as_each_route_wants_it() {
+    let server = RedisServer::start();
+    let a = node("a", &server);
+    let (mut auto, mut bytes) = (a.client("/rooms/lobby"), a.client("/bytes/lobby"));
+    subscribed(&a, 1);
+    Redis::connect(server.port).publish("gateway:channel:room.lobby", b"plain");
+    auto.hears("plain");
+    assert_eq!(bytes.hear(), Message::binary(&b"plain"[..]));
+    // A gateway says what it brings.
+    auto.echoes("text");
+    bytes.hears("text");
+    a.stop();
 }
 
 #[test]

@@ -108,6 +108,10 @@ impl Admin {
                  limits.subscriptions_per_connection or limits.channels.",
             ),
             NotDone::Reserved => super::connections::of_users(),
+            NotDone::NotText => Error::new(
+                Reason::BadPayload,
+                "The connection's route wants text, and this is none; say that it is binary.",
+            ),
         })
     }
 }

@@ -29,11 +29,13 @@ pub enum NotDone {
     Full,
     /// The channel is a user's: those are joined by being authorised, and never left.
     Reserved,
+    /// The message does not say what it is, its route wants text, and this is none.
+    NotText,
 }
 
 impl NotDone {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Gone, Self::NotOwner, Self::Full, Self::Reserved];
+    pub const ALL: [Self; 5] = [Self::Gone, Self::NotOwner, Self::Full, Self::Reserved, Self::NotText];
 
     /// The label.
     #[must_use]
@@ -43,6 +45,7 @@ impl NotDone {
             Self::NotOwner => "not_owner",
             Self::Full => "full",
             Self::Reserved => "reserved",
+            Self::NotText => "not_text",
         }
     }
 }

@@ -229,6 +229,8 @@ pub struct Stats {
     pub deliveries_queued: Counter,
     /// Of these, those that were not made, or were queued and then gave way, by [`DROPPED_BY`].
     pub deliveries_dropped: [Counter; DROPPED_BY.len()],
+    /// Subscribers that a message without a kind was not sent to, because their route wants text and it is none.
+    pub deliveries_not_text: Counter,
     /// Subscribers per message on this shard.
     pub fanout_subscribers: Histogram<{ FANOUT_BOUNDS.len() }>,
     /// Ticks from taking a message out of the mailbox to its last subscriber.
@@ -288,7 +290,8 @@ impl Default for Stats {
             };
         }
         zero!(connections handshakes capacity accepted opened messages_in bytes_in messages_out bytes_out ignored
-              pings pongs auto_replies publishes_delayed bus_left_out deliveries deliveries_queued fanout_pending
+              pings pongs auto_replies publishes_delayed bus_left_out deliveries deliveries_queued
+              deliveries_not_text fanout_pending
               backlog_bytes backlog_entries cold assembly_bytes paused channels subscriptions mailbox_depth turns
               unplaced unplaced_bytes outbox_events inbound inbound_given_up inbound_unsettled
               last_turn_ms goodbyes cut rules listening;

@@ -2,13 +2,17 @@
 //! wait behind a huge one. All messages of a channel that wait when a walk over its subscribers begins are sent in
 //! that walk, to each subscriber in one write.
 //!
+//! A message that does not say whether it is text or binary goes out as each subscriber's route asks (`frame_as`); where
+//! no route asks, nothing is looked at.
+//!
 //! When several jobs are at work in one turn, what they send becomes due and leaves together at the turn's end, because
 //! a connection may be in more than one of their channels. A lone job writes directly.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 
-use bridge::{Delivered, Publish, Receipt};
+use bridge::message::Kind;
+use bridge::{Delivered, Message, Publish, Receipt};
 use store::{ChannelIndex, Flags, FrameIndex, Key};
 
 use crate::egress::{Left, SLICES_MAX};
@@ -49,17 +53,27 @@ struct Job {
     payload: usize,
     /// Somebody in the batch must not hear himself.
     excludes: bool,
+    /// Something in the batch does not say what it is, and there are routes that do.
+    is_for_routes: bool,
 }
 
 /// One message on its way.
 struct Due {
     frame: FrameIndex,
+    /// Where routes decide what it is: the message, and its other frame as soon as somebody needed it.
+    undeclared: Option<(Message, Option<FrameIndex>)>,
     bytes: usize,
     payload: usize,
     exclude: Option<Key>,
     receipt: Option<Receipt>,
     since: u32,
     delivered: Delivered,
+}
+
+impl Due {
+    fn other_frame(&self) -> Option<FrameIndex> {
+        self.undeclared.as_ref().and_then(|(_, frame)| *frame)
+    }
 }
 
 impl Fanout {
@@ -77,7 +91,8 @@ impl Fanout {
 
     /// The frames it holds.
     pub(crate) fn held(&self) -> impl Iterator<Item = FrameIndex> {
-        self.jobs.values().flat_map(|job| job.waiting.iter().chain(&job.batch)).map(|due| due.frame)
+        let dues = self.jobs.values().flat_map(|job| job.waiting.iter().chain(&job.batch));
+        dues.flat_map(|due| std::iter::once(due.frame).chain(due.other_frame()))
     }
 }
 
@@ -94,6 +109,9 @@ impl<N: Net> Shard<N> {
             receipt: publish.receipt,
             since: self.now,
             delivered: Delivered::default(),
+            undeclared: (!publish.message.is_declared()
+                && self.rules.routes.iter().any(|r| r.kind.is_some()))
+            .then_some((publish.message, None)),
         };
         self.fanout.pending += 1;
         self.fanout.pending_bytes += due.bytes;
@@ -144,7 +162,7 @@ impl<N: Net> Shard<N> {
 
     /// Takes the messages that wait into a batch, and starts the walk.
     fn begin(&mut self, channel: ChannelIndex, job: &mut Job) {
-        (job.bytes, job.payload, job.excludes) = (0, 0, false);
+        (job.bytes, job.payload, job.excludes, job.is_for_routes) = (0, 0, false, false);
         while let Some(due) = job.waiting.front() {
             let fits = job.batch.is_empty()
                 || (job.batch.len() < BATCH_FRAMES && job.bytes + due.bytes <= BATCH_BYTES);
@@ -154,6 +172,7 @@ impl<N: Net> Shard<N> {
             job.bytes += due.bytes;
             job.payload += due.payload;
             job.excludes |= due.exclude.is_some();
+            job.is_for_routes |= due.undeclared.is_some();
             job.batch.extend(job.waiting.pop_front());
         }
         job.joined.clear();
@@ -170,6 +189,9 @@ impl<N: Net> Shard<N> {
             self.fanout.pending -= 1;
             self.fanout.pending_bytes -= due.bytes;
             self.backlog.release(due.frame);
+            if let Some(other) = due.other_frame() {
+                self.backlog.release(other);
+            }
             self.stats.fanout_subscribers.record(due.delivered.subscribers);
             self.stats.fanout_ticks.record(u64::from(self.now.saturating_sub(due.since)));
             if let Some(receipt) = due.receipt {
@@ -179,19 +201,22 @@ impl<N: Net> Shard<N> {
     }
 
     fn deliver(&mut self, key: Key, job: &mut Job, direct: bool) {
+        let kind = if job.is_for_routes { self.kind_of(key) } else { None };
         if job.excludes && job.batch.iter().any(|due| due.exclude == Some(key)) {
-            return self.deliver_queued(key, job, 0);
+            return self.deliver_queued(key, job, 0, kind);
         }
         let count = job.batch.len() as u32;
         if !direct {
-            return self.deliver_queued(key, job, 0);
+            return self.deliver_queued(key, job, 0, kind);
         }
-        let left = match &job.batch[..] {
+        let left = match &mut job.batch[..] {
             [one] => {
+                let Some(frame) = self.frame_as(one, kind) else { return };
                 // The frame table is not touched while the write borrows from it.
-                let bytes = self.backlog.shared(one.frame).clone();
+                let bytes = self.backlog.shared(frame).clone();
                 self.write_through(key, &[IoSlice::new(&bytes)])
             }
+            _ if kind.is_some() => return self.deliver_queued(key, job, 0, kind),
             _ => self.write_through(key, &[IoSlice::new(&job.joined)]),
         };
         match left {
@@ -202,17 +227,40 @@ impl<N: Net> Shard<N> {
                 self.stats.deliveries.add(u64::from(count));
                 self.count_out(key, count, job.payload);
             }
-            Left::Behind(written) => self.deliver_queued(key, job, written),
+            Left::Behind(written) => self.deliver_queued(key, job, written, kind),
             Left::Gone => {}
         }
     }
 
-    /// Queues the batch for one subscriber, but for what has left already and what is its own.
-    fn deliver_queued(&mut self, key: Key, job: &mut Job, mut written: usize) {
+    /// What the route of a connection wants messages to be that do not say so themselves.
+    pub(crate) fn kind_of(&self, key: Key) -> Option<Kind> {
+        let route = self.conns.get(key).and_then(|conn| self.rules.routes.get(usize::from(conn.route)));
+        route.and_then(|route| route.kind)
+    }
+
+    /// The frame of a message for a subscriber whose route wants this. Both are of one length, and are made once.
+    fn frame_as(&mut self, due: &mut Due, kind: Option<Kind>) -> Option<FrameIndex> {
+        let (Some(kind), Some((message, other))) = (kind, &mut due.undeclared) else {
+            return Some(due.frame);
+        };
+        if message.kind() == kind {
+            return Some(due.frame);
+        }
+        let Some(bytes) = message.websocket_as(kind) else {
+            self.stats.deliveries_not_text.add(1);
+            return None;
+        };
+        let backlog = &mut self.backlog;
+        Some(*other.get_or_insert_with(|| backlog.hold(bytes.clone(), backlog.tag(due.frame))))
+    }
+
+    /// Queues the batch for one subscriber, but for what has left already, what is its own, and what its route cannot take.
+    fn deliver_queued(&mut self, key: Key, job: &mut Job, mut written: usize, kind: Option<Kind>) {
         for due in &mut job.batch {
             if due.exclude == Some(key) {
                 continue;
             }
+            let Some(frame) = self.frame_as(due, kind) else { continue };
             due.delivered.subscribers += 1;
             self.stats.deliveries.add(1);
             if written >= due.bytes {
@@ -220,8 +268,7 @@ impl<N: Net> Shard<N> {
                 self.count_out(key, 1, due.payload);
                 continue;
             }
-            let queued =
-                if written > 0 { self.queue(key, due.frame, written) } else { self.due(key, due.frame) };
+            let queued = if written > 0 { self.queue(key, frame, written) } else { self.due(key, frame) };
             match queued {
                 Ok(()) => {
                     // Whoever only waits for the end of the turn is not said to wait.

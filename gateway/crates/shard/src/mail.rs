@@ -128,7 +128,12 @@ impl<N: Net> Shard<N> {
 
     fn send(&mut self, to: Address, message: &Message, by: Option<Upstream>) -> Result<(), NotDone> {
         let key = self.open(to, by)?;
-        let frame = self.backlog.hold(message.websocket().clone(), NONE);
+        let kind = if message.is_declared() { None } else { self.kind_of(key) };
+        let bytes = match kind {
+            None => message.websocket(),
+            Some(kind) => message.websocket_as(kind).ok_or(NotDone::NotText)?,
+        };
+        let frame = self.backlog.hold(bytes.clone(), NONE);
         let due = self.due(key, frame);
         self.backlog.release(frame);
         match due {

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use bridge::message::Kind;
 use bridge::{Channel, Upstream};
 use store::QueueLimit;
 use wire::ws::Limits;
@@ -71,6 +72,8 @@ pub struct Route {
     pub slow_consumer: SlowConsumer,
     /// What becomes of its publishes while the bus is away. Nothing on the embedded bus, which never is.
     pub on_bus_loss: OnBusLoss,
+    /// What a message from the bus is to its clients when it does not say so itself. `None`: what it looks like.
+    pub kind: Option<Kind>,
 }
 
 /// What becomes of a publish that cannot leave the node.
@@ -330,6 +333,7 @@ mod tests {
             auto_replies: Vec::new(),
             slow_consumer: SlowConsumer::Close,
             on_bus_loss: OnBusLoss::default(),
+            kind: None,
         };
         Rules {
             routes: patterns.iter().map(route).collect(),

@@ -135,6 +135,7 @@ impl From<NotDone> for Refusal {
                 Status::InvalidArgument,
                 "channels of users are joined by being authorised, and never left",
             ),
+            NotDone::NotText => Self::new(Status::InvalidArgument, "the route wants text, and this is none"),
         }
     }
 }

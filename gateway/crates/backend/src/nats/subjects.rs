@@ -133,15 +133,15 @@ pub(super) const fn content_type(kind: Kind) -> &'static str {
 pub(super) fn message_of(incoming: &Incoming) -> Option<Message> {
     let said = header(incoming.headers.as_ref(), CONTENT_TYPE);
     let essence = said.map(|said| said.split(';').next().unwrap_or(said).trim());
-    let kind = match essence {
-        Some("application/octet-stream") => Kind::Binary,
+    let payload = incoming.payload.clone();
+    Some(match essence {
+        Some("application/octet-stream") => Message::new(Kind::Binary, payload),
         Some(text) if text.starts_with("text/") || text == "application/json" => {
-            std::str::from_utf8(&incoming.payload).ok()?;
-            Kind::Text
+            std::str::from_utf8(&payload).ok()?;
+            Message::new(Kind::Text, payload)
         }
-        _ => undeclared_kind(&incoming.payload),
-    };
-    Some(Message::new(kind, incoming.payload.clone()))
+        _ => Message::undeclared(undeclared_kind(&payload), payload),
+    })
 }
 
 /// A header field.
@@ -215,5 +215,8 @@ mod tests {
         assert_eq!(kind(b"a", Some("application/octet-stream")), Some(Kind::Binary));
         assert_eq!(kind(b"{}", Some("application/json; charset=utf-8")), Some(Kind::Text));
         assert_eq!(kind(b"\xff", Some("text/plain")), None);
+        let says = |said| message_of(&incoming(b"a", said)).unwrap().is_declared();
+        assert!(says(Some("text/plain")) && says(Some("application/octet-stream")));
+        assert!(!says(None) && !says(Some("image/png")), "a type that is neither says nothing to us");
     }
 }

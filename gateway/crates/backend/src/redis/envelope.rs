@@ -57,7 +57,8 @@ impl std::error::Error for Malformed {}
 pub fn decode(payload: Bytes) -> Result<Envelope, Malformed> {
     if payload.first() != Some(&MARK) {
         std::str::from_utf8(&payload).map_err(|_| Malformed::Text)?;
-        return Ok(Envelope { origin: None, connection: None, message: Message::new(Kind::Text, payload) });
+        let message = Message::undeclared(Kind::Text, payload);
+        return Ok(Envelope { origin: None, connection: None, message });
     }
     let read = proto::Envelope::decode(payload.slice(1..)).map_err(|_| Malformed::Envelope)?;
     let message = match read.message.and_then(|message| message.payload).ok_or(Malformed::Empty)? {
@@ -111,6 +112,7 @@ mod tests {
                 (Kind::Text, text.as_bytes())
             );
             assert!(envelope.origin.is_none() && envelope.connection.is_none());
+            assert!(!envelope.message.is_declared(), "a route may want it as binary");
         }
         assert_eq!(read(b"\xff").unwrap_err(), Malformed::Text);
     }
@@ -133,6 +135,7 @@ mod tests {
                 assert_eq!(envelope.origin, Some(("node-1".to_owned(), Epoch(9))));
                 assert_eq!(envelope.connection.as_ref(), connection);
                 assert_eq!(envelope.message.kind(), kind);
+                assert!(envelope.message.is_declared());
                 assert_eq!(&envelope.message.payload()[..], payload);
             }
         }

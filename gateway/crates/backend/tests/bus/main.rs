@@ -34,6 +34,7 @@ on_every_bus! {
     every_good_name_is_a_channel_of_its_own
     after_a_race_of_joins_and_leaves_just_those_hear_who_are_there
     what_the_api_publishes_reaches_both_nodes
+    what_an_app_server_says_without_a_kind_is_left_to_routes
 }
 
 async fn a_publisher_is_heard_in_order_once_and_by_nobody_else(which: Which) {
@@ -164,4 +165,21 @@ async fn what_the_api_publishes_reaches_both_nodes(which: Which) {
         node.until("it is heard", |node| !node.heard.is_empty()).await;
         assert_eq!(node.heard_on(&room), [Bytes::from("hello")]);
     }
+}
+
+async fn what_an_app_server_says_without_a_kind_is_left_to_routes(which: Which) {
+    let mut pair = Pair::start(which).await;
+    let room = channel("room.1");
+    pair.there().join(&room);
+    pair.settled(1).await;
+    pair.app_server_publishes(&room, "grüße".as_bytes()).await;
+    pair.there().until("it is heard", |node| node.heard.len() == 1).await;
+    assert_eq!(pair.there().heard[0], (room.clone(), Kind::Text, Bytes::from("grüße")));
+    assert_eq!(pair.there().undeclared, 1);
+    // A node knows what its clients said.
+    for kind in [Kind::Text, Kind::Binary] {
+        pair.here().client_publishes(&room, kind, b"said").await;
+    }
+    pair.there().until("both are heard", |node| node.heard.len() == 3).await;
+    assert_eq!(pair.there().undeclared, 1);
 }

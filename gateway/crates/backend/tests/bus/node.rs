@@ -39,13 +39,16 @@ pub(crate) struct Node {
     inboxes: Vec<Inbox>,
     /// What came, oldest first.
     pub(crate) heard: Vec<(Channel, Kind, Bytes)>,
+    /// How many of them did not say what they are.
+    pub(crate) undeclared: usize,
     _intake: Intake,
 }
 
 /// Who publishes and who hears: the same node where a bus has but one.
 pub(crate) struct Pair {
+    which: Which,
     nodes: Vec<Node>,
-    _server: Option<Running>,
+    server: Option<Running>,
 }
 
 impl Pair {
@@ -57,7 +60,7 @@ impl Pair {
         for name in names {
             nodes.push(Node::start(which, name, port).await);
         }
-        Self { nodes, _server: server }
+        Self { which, nodes, server }
     }
 
     /// The node that publishes.
@@ -72,6 +75,29 @@ impl Pair {
 
     pub(crate) fn nodes(&mut self) -> &mut [Node] {
         &mut self.nodes
+    }
+
+    /// Somebody else on the bus publishes as plainly as it can be done. On the embedded bus there is nobody else.
+    pub(crate) async fn app_server_publishes(&mut self, channel: &Channel, payload: &[u8]) {
+        let port = self.server.as_ref().map_or(0, |server| server.port);
+        match self.which {
+            Which::Embedded => {
+                let message = Message::undeclared(Kind::Text, Bytes::copy_from_slice(payload));
+                self.nodes[0].switchboard.publish(None, channel, &message, None, None).unwrap();
+            }
+            Which::Nats => {
+                let nats = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
+                let subject = format!("gateway.channel.{channel}");
+                nats.publish(subject, Bytes::copy_from_slice(payload)).await.unwrap();
+                nats.flush().await.unwrap();
+            }
+            Which::Redis => {
+                let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+                let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+                let name = format!("gateway:channel:{channel}");
+                redis::cmd("PUBLISH").arg(name).arg(payload).exec_async(&mut redis).await.unwrap();
+            }
+        }
     }
 
     /// Waits until the hearing node has so many subscriptions, and the server knows.
@@ -123,7 +149,7 @@ impl Node {
             let joint = ends.join(who, Arc::clone(&switchboard), feed, Arc::<Routes>::default());
             (switchboard, connect(which, joint, port).await)
         };
-        let mut node = Self { bus, switchboard, inboxes, heard: Vec::new(), _intake: intake };
+        let mut node = Self { bus, switchboard, inboxes, heard: Vec::new(), undeclared: 0, _intake: intake };
         node.until("the bus is up", |node| node.bus.state() == BusState::Up).await;
         node
     }
@@ -173,6 +199,7 @@ impl Node {
             while let Some(command) = inbox.take() {
                 if let Command::Publish(publish) = command {
                     let message = publish.message;
+                    self.undeclared += usize::from(!message.is_declared());
                     self.heard.push((publish.channel, message.kind(), message.payload().clone()));
                 }
             }

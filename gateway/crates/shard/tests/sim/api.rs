@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use bridge::command::{NotDone, RankBy};
 use bridge::id::Address;
+use bridge::message::Bytes;
 use bridge::{Channel, Command, Delivered, Kind, Message, Receipt};
 use tokio::sync::oneshot;
 
@@ -78,6 +79,15 @@ impl Orders {
     }
 }
 
+fn message(opcode: u8, payload: &[u8], is_undeclared: bool) -> Message {
+    let kind = if opcode == TEXT { Kind::Text } else { Kind::Binary };
+    if is_undeclared {
+        Message::undeclared(kind, Bytes::copy_from_slice(payload))
+    } else {
+        Message::copy_from(kind, payload)
+    }
+}
+
 impl World {
     /// Something that the API does.
     pub(crate) fn api(&mut self) {
@@ -106,14 +116,25 @@ impl World {
 
     /// The API publishes a line to a room, if the mailboxes have room.
     pub(crate) fn publish(&mut self, room: usize, padding: usize) {
+        // As a bus does, which does not always know what it brings.
+        let is_undeclared = self.weather.has_kinds() && self.rng.bool();
+        let opcode = if is_undeclared && self.rng.bool() { TEXT } else { BINARY };
+        self.publish_as(room, padding, opcode, is_undeclared);
+    }
+
+    /// The same with a line of this kind, which may not say so.
+    pub(crate) fn publish_as(&mut self, room: usize, padding: usize, opcode: u8, is_undeclared: bool) {
         self.model.step += 1;
         let stream = self.orders.to_rooms[room];
-        let payload = self.model.compose(stream, BINARY, padding);
+        let payload = self.model.compose(stream, opcode, padding);
         let channel = Channel::parse(&format!("room.{}", ROOMS[room])).unwrap();
-        let message = Message::copy_from(Kind::Binary, &payload);
+        let message = message(opcode, &payload, is_undeclared);
         let (receipt, delivered) = Receipt::new();
         if self.switchboard.publish(None, &channel, &message, None, Some(&receipt)).is_ok() {
-            let line = self.model.said(stream, BINARY, payload);
+            let line = self.model.said(stream, opcode, payload);
+            if is_undeclared {
+                self.model.said_without_a_kind(stream);
+            }
             self.orders.receipts.push(delivered);
             self.note(|| format!("the API publishes {line} to {channel}"));
         }
@@ -151,11 +172,16 @@ impl World {
         let model = &mut self.model;
         let place = Place::Client(number);
         let stream = *self.orders.to_clients.entry(number).or_insert_with(|| model.stream(place, None));
-        let payload = model.compose(stream, TEXT, padding);
-        let message = Message::copy_from(Kind::Text, &payload);
+        let is_undeclared = self.weather.has_kinds() && self.rng.bool();
+        let opcode = if is_undeclared && self.rng.bool() { BINARY } else { TEXT };
+        let payload = model.compose(stream, opcode, padding);
+        let message = message(opcode, &payload, is_undeclared);
         let (sender, reply) = oneshot::channel();
         if self.command(shard, Command::Send { to, message, by: None, reply: Some(sender) }) {
-            let line = self.model.said(stream, TEXT, payload);
+            let line = self.model.said(stream, opcode, payload);
+            if is_undeclared {
+                self.model.said_without_a_kind(stream);
+            }
             self.orders.asked.push(Asked::Send { stream, line, reply });
         }
     }
@@ -174,7 +200,7 @@ impl World {
         match self.rng.u8(..7) {
             5 => self.close_some_user(shard),
             6 => {
-                let state = bridge::message::Bytes::from(vec![1; self.rng.usize(..20)]);
+                let state = Bytes::from(vec![1; self.rng.usize(..20)]);
                 self.command(shard, Command::SetState { whom, state, by: None, reply: None });
             }
             0 => {

@@ -15,6 +15,7 @@ mod drain;
 mod dropped;
 mod flow;
 mod frames;
+mod kinds;
 mod limits;
 mod lives;
 mod looks;

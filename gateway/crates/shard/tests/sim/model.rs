@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use crate::frames::TEXT;
+
 /// Where a stream leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -23,6 +25,19 @@ struct Line {
     at: u64,
     /// The API was told that it did not get through.
     refused: bool,
+    /// It does not say what it is, so routes may.
+    is_undeclared: bool,
+}
+
+impl Line {
+    /// What it is to a client whose route asks for this; `None` where it cannot be that.
+    fn opcode_for(&self, asked: Option<u8>) -> Option<u8> {
+        match asked {
+            Some(TEXT) if self.is_undeclared => (self.opcode == TEXT).then_some(TEXT),
+            Some(asked) if self.is_undeclared => Some(asked),
+            _ => Some(self.opcode),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -55,6 +70,8 @@ pub(crate) struct Model {
     heard: HashMap<(usize, usize), Vec<usize>>,
     /// Clients that may miss messages of channels.
     missing: std::collections::HashSet<usize>,
+    /// What the routes of clients ask of lines that do not say what they are, as an opcode.
+    asked: HashMap<usize, u8>,
 }
 
 impl Model {
@@ -122,9 +139,21 @@ impl Model {
 
     /// A line was said. Its number.
     pub(crate) fn said(&mut self, stream: usize, opcode: u8, payload: Vec<u8>) -> usize {
-        let line = Line { payload, opcode, at: self.step, refused: false };
+        let line = Line { payload, opcode, at: self.step, refused: false, is_undeclared: false };
         self.streams[stream].lines.push(line);
         self.streams[stream].lines.len() - 1
+    }
+
+    /// The line that was said last does not say what it is.
+    pub(crate) fn said_without_a_kind(&mut self, stream: usize) {
+        if let Some(line) = self.streams[stream].lines.last_mut() {
+            line.is_undeclared = true;
+        }
+    }
+
+    /// The route of a client asks for this opcode.
+    pub(crate) fn asks(&mut self, client: usize, opcode: u8) {
+        self.asked.insert(client, opcode);
     }
 
     /// A line that was complete only later.
@@ -189,7 +218,7 @@ impl Model {
         let line =
             stream.lines.get(number).ok_or_else(|| format!("stream {id}: line {number} was not said"))?;
         let what = format!("client {client}, stream {id}, line {number}");
-        if line.payload != payload || line.opcode != opcode {
+        if line.payload != payload || line.opcode_for(self.asked.get(&client).copied()) != Some(opcode) {
             return Err(format!("{what}: changed on its way"));
         }
         if stream.excluded == Some(client) {
@@ -252,7 +281,9 @@ impl Model {
             _ => false,
         };
         let misses = matches!(stream.place, Place::Channel(_)) && self.missing.contains(&client);
-        was_away || misses || stream.drops || stream.lines[lines].iter().all(|line| line.refused)
+        let asked = self.asked.get(&client).copied();
+        let is_not_for_it = |line: &Line| line.refused || line.opcode_for(asked).is_none();
+        was_away || misses || stream.drops || stream.lines[lines].iter().all(is_not_for_it)
     }
 
     /// Everything has come to rest: a client that lives has heard all it should have.
@@ -275,6 +306,7 @@ impl Model {
                 let misses = matches!(stream.place, Place::Channel(_)) && self.missing.contains(&client);
                 let due = line.at > from
                     && !line.refused
+                    && line.opcode_for(self.asked.get(&client).copied()).is_some()
                     && !misses
                     && (!stream.drops || self.is_known(id, number));
                 let was_heard = heard.is_some_and(|heard| heard.binary_search(&number).is_ok());

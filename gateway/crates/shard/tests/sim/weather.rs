@@ -1,6 +1,6 @@
 //! The circumstances of a run: routes, intervals and bounds, roomy or tight, and how kind the kernel is.
 
-use bridge::{Quota, Upstream};
+use bridge::{Kind, Quota, Upstream};
 use fastrand::Rng;
 use shard::limit::rules::{Action, ConnectionLimit, LimitRules, PeerLimits, PeerRules, Refuse};
 use shard::limit::{GateSizes, Network, Networks, Rate};
@@ -82,6 +82,7 @@ fn route(path: &[&str], subscribes: bool, inbound: Inbound, limits: Limits) -> R
         auto_replies: Vec::new(),
         slow_consumer: SlowConsumer::Close,
         on_bus_loss: OnBusLoss::default(),
+        kind: None,
     }
 }
 
@@ -215,6 +216,16 @@ impl Weather {
         route.map_or(SlowConsumer::Close, |(route, _)| self.rules.routes[usize::from(route)].slow_consumer)
     }
 
+    /// What messages are to a client on this path that do not say so themselves.
+    pub(crate) fn kind(&self, path: &str) -> Option<Kind> {
+        self.rules.route(path).and_then(|(route, _)| self.rules.routes[usize::from(route)].kind)
+    }
+
+    /// Whether some route has a mind of its own about that.
+    pub(crate) fn has_kinds(&self) -> bool {
+        self.rules.routes.iter().any(|route| route.kind.is_some())
+    }
+
     /// How long a client on this path may live.
     pub(crate) fn life(&self, path: &str) -> Life {
         self.rules.route(path).map_or(LIFE, |(route, _)| self.rules.routes[usize::from(route)].life)
@@ -233,6 +244,9 @@ impl Weather {
             if rng.bool() {
                 let policies = [SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::KeepLatest];
                 route.slow_consumer = policies[rng.usize(..3)];
+            }
+            if rng.u8(..4) == 0 {
+                route.kind = Some([Kind::Text, Kind::Binary][rng.usize(..2)]);
             }
             if rng.u8(..4) > 0 {
                 continue;

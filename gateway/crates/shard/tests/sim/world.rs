@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bridge::event::Batch;
 use bridge::id::{Address, Epoch, NodeName};
 use bridge::mailbox::{Wake, mailbox};
-use bridge::{Command, DrainPlan, EndReason, Ending, Event, Limited, Outbox, Stats, Switchboard};
+use bridge::{Command, DrainPlan, EndReason, Ending, Event, Kind, Limited, Outbox, Stats, Switchboard};
 use fastrand::Rng;
 use shard::limit::{Gate, Network, NodeBytes};
 use shard::rules::SlowConsumer;
@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use crate::api::Orders;
 use crate::authorize::{Judge, is_guarded};
 use crate::client::{Client, Stage, request};
-use crate::frames::{self, BINARY, Said};
+use crate::frames::{self, BINARY, Said, TEXT};
 use crate::model::{Model, Place};
 use crate::proxied::NOBODY;
 use crate::script::{Host, Knock, ScriptNet};
@@ -287,6 +287,9 @@ impl World {
         let gives_way = self.weather.policy(&client.path) != SlowConsumer::Close;
         if gives_way && (client.facts.stopped_reading || self.weather.is_tight || client.tcp.is_narrow()) {
             self.model.may_miss(number);
+        }
+        if let Some(kind) = self.weather.kind(&client.path) {
+            self.model.asks(number, if kind == Kind::Text { TEXT } else { BINARY });
         }
         while let Some(said) = client.heard.pop_front() {
             if let Said::Message { opcode, payload } = said
