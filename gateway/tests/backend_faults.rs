@@ -11,18 +11,13 @@ use std::sync::{Arc, Mutex, mpsc};
 use ::backend::proto::{Ack, ToGateway, to_gateway};
 use bytes::Bytes;
 use harness::backend::{AppServer, Conduct, Manner, echo};
-use harness::{Client, Gateway};
+use harness::{Authority, Client, Gateway};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -60,42 +55,12 @@ fn served(gateway: &Gateway) -> Vec<Client> {
     clients
 }
 
-/// An authority of one's own.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// A server's side of TLS under this name.
-    fn acceptor(&self, name: &str) -> TlsAcceptor {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-            )
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        TlsAcceptor::from(Arc::new(config))
-    }
-}
-
 #[test]
 fn over_tls_the_server_is_believed_by_its_authority_and_its_name() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");
-    std::fs::write(&ca, ours.0.pem()).unwrap();
+    std::fs::write(&ca, ours.pem()).unwrap();
     let secure = |acceptor| AppServer::start_with(echo(), Manner { tls: Some(acceptor), health: None });
     let good = secure(ours.acceptor("chat.internal"));
     let impostor = secure(theirs.acceptor("chat.internal"));

@@ -220,16 +220,7 @@ fn a_stream_that_nobody_asked_for_keeps_core_mode_from_starting() {
     let stream = r#"{"name":"EVENTS","subjects":["gateway.inbound.>"],"storage":"memory"}"#;
     let made = nats.ask("$JS.API.STREAM.CREATE.EVENTS", stream);
     assert!(made.text().contains("\"created\""), "{}", made.text());
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("gateway.toml");
-    std::fs::write(&file, configuration("a", &server, "")).unwrap();
-    let mut command = harness::program();
-    command.arg("--config").arg(&file);
-    for (key, value) in [("LISTEN", "127.0.0.1:0"), ("HTTP", "127.0.0.1:0")] {
-        command.env(format!("GATEWAY__{key}__ADDRESS"), value);
-    }
-    let refused = harness::Finished::of(command);
-    assert_eq!(refused.code, Some(2), "{refused:?}");
+    let refused = harness::Finished::refused(&configuration("a", &server, ""));
     assert!(
         refused.complained.contains("EVENTS") && refused.complained.contains("jetstream = true"),
         "{refused:?}"

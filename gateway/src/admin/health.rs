@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use backend::BusState;
+use backend::{BusState, Trouble};
 use bridge::Stats;
 use config::Requirement;
 use hyper::StatusCode;
@@ -38,7 +38,11 @@ pub(super) fn readyz(admin: &Admin) -> Answer {
     let Some(reason) = admin.unready() else {
         return json(StatusCode::OK, &json!({ "ready": true, "shards": admin.stats.len() }));
     };
-    let body = json!({ "ready": false, "reason": reason, "shards_not_listening": closed(&admin.stats) });
+    // Whose fault it is, and no more: this is shown to whoever asks, and addresses are nobody's business.
+    let trouble = admin.publisher.bus().trouble().map(Trouble::label);
+    let body = json!({
+        "ready": false, "reason": reason, "bus_trouble": trouble, "shards_not_listening": closed(&admin.stats),
+    });
     json(StatusCode::SERVICE_UNAVAILABLE, &body)
 }
 

@@ -1,19 +1,20 @@
 //! Owns the series of the bus: whether it is there, and what it counts. Those of the embedded bus, which counts nothing,
 //! stay at 0, so that a dashboard does not depend on the configuration.
 
-use backend::{BusState, BusStats};
+use backend::{BusState, BusStats, Trouble};
 use metrics::Label;
 
 use super::{Register, Sources};
 
 const BUS_UP: &str = "gateway_bus_up";
+const TROUBLE: &str = "gateway_bus_trouble";
 const NODES: &str = "gateway_nodes";
 const SUBSCRIPTIONS: &str = "gateway_bus_subscriptions";
 
 type Figure = (&'static str, fn(&BusStats) -> u64, &'static str);
 
 #[rustfmt::skip]
-const COUNTERS: [Figure; 17] = [
+const COUNTERS: [Figure; 18] = [
     ("gateway_bus_forwarded_total", |s| s.forwarded.value(), "Messages for channels handed to the bus."),
     ("gateway_bus_forwards_left_out_total", |s| s.left_out.value(), "Messages for channels that the bus was not there for, or that are larger than it takes."),
     ("gateway_bus_received_total", |s| s.received.value(), "Messages taken from the bus for subscribers or connections of this node."),
@@ -29,6 +30,7 @@ const COUNTERS: [Figure; 17] = [
     ("gateway_bus_calls_total", |s| s.calls.value(), "Calls to other nodes."),
     ("gateway_bus_calls_unanswered_total", |s| s.calls_unanswered.value(), "Calls to other nodes that had no answer in time."),
     ("gateway_bus_commands_total", |s| s.commands.value(), "Commands of other nodes and of app servers taken from the bus."),
+    ("gateway_bus_connects_failed_total", |s| s.connects_failed.value(), "Attempts to reach the bus that failed."),
     ("gateway_bus_losses_total", |s| s.losses.value(), "Times the bus was lost."),
     ("gateway_bus_subscription_operations_total", |s| s.subscription_operations.value(), "Operations that began or ended a subscription on the bus."),
 ];
@@ -39,6 +41,12 @@ impl Register<'_> {
         let bus = Label::from_static_parts("bus", sources.publisher.bus().name());
         let is_up = |from: &Sources| u64::from(from.publisher.bus().state() == BusState::Up);
         self.gauge(BUS_UP, vec![bus], Box::new(is_up));
+        self.describe_gauge(TROUBLE, "Why the bus is away, if it is: 1 at the reason.");
+        for trouble in Trouble::ALL {
+            let reason = vec![Label::from_static_parts("reason", trouble.label())];
+            let is_it = move |from: &Sources| u64::from(from.publisher.bus().trouble() == Some(trouble));
+            self.gauge(TROUBLE, reason, Box::new(is_it));
+        }
         for (name, read, help) in COUNTERS {
             self.describe_counter(name, help);
             self.counter(

@@ -67,6 +67,22 @@ fn clean(mut command: Command) -> Command {
 }
 
 impl Finished {
+    /// Runs the program with a configuration that it does not start with.
+    #[track_caller]
+    pub(crate) fn refused(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.toml");
+        std::fs::write(&file, text).unwrap();
+        let mut command = program();
+        command.arg("--config").arg(&file);
+        for key in ["LISTEN", "HTTP"] {
+            command.env(format!("GATEWAY__{key}__ADDRESS"), "127.0.0.1:0");
+        }
+        let finished = Self::of(command);
+        assert_eq!(finished.code, Some(2), "{finished:?}");
+        finished
+    }
+
     /// Runs a command that ends by itself.
     #[track_caller]
     pub(crate) fn of(mut command: Command) -> Self {

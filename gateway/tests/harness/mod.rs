@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "every test file is a crate of its own")]
 #![allow(clippy::unwrap_used)]
 
+mod authority;
 pub(crate) mod backend;
 mod bystander;
 mod client;
@@ -21,6 +22,7 @@ mod servers;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use authority::Authority;
 pub(crate) use bystander::Bystander;
 pub(crate) use client::Client;
 pub(crate) use decider::Decider;

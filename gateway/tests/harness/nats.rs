@@ -42,17 +42,27 @@ impl Nats {
     /// Connects, and waits for a server that is just starting.
     #[track_caller]
     pub(crate) fn connect(port: u16) -> Self {
-        eventually("a NATS server answers", || Self::try_connect(port))
+        eventually("a NATS server answers", || Self::try_connect(port, ""))
     }
 
-    fn try_connect(port: u16) -> Option<Self> {
+    /// The same for a server that knows its users.
+    #[track_caller]
+    pub(crate) fn connect_as(port: u16, user: &str, password: &str) -> Self {
+        let login = format!("\"user\":\"{user}\",\"pass\":\"{password}\",");
+        eventually("a NATS server answers", || Self::try_connect(port, &login))
+    }
+
+    fn try_connect(port: u16, login: &str) -> Option<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         stream.set_nodelay(true).ok()?;
         let mut nats = Self { stream: BufReader::new(stream), subscriptions: 0 };
         let mut info = String::new();
         nats.stream.read_line(&mut info).ok()?;
-        nats.write(b"CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\nPING\r\n");
+        let connect = format!(
+            "CONNECT {{{login}\"verbose\":false,\"headers\":true,\"no_responders\":true}}\r\nPING\r\n"
+        );
+        nats.write(connect.as_bytes());
         let mut pong = String::new();
         nats.stream.read_line(&mut pong).ok()?;
         (pong == "PONG\r\n").then_some(nats)

@@ -42,6 +42,23 @@ impl NatsServer {
         server
     }
 
+    /// One that reads this configuration.
+    #[track_caller]
+    pub(crate) fn configured(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = vec!["-c".to_owned(), folder.path().join("nats.conf").display().to_string()];
+        let mut server = Self { child: None, port: free_port(), folder, arguments };
+        server.configure(text);
+        server.run();
+        server
+    }
+
+    /// Writes another configuration, for the next start.
+    #[track_caller]
+    pub(crate) fn configure(&self, text: &str) {
+        std::fs::write(self.folder.path().join("nats.conf"), text).unwrap();
+    }
+
     /// Starts it (again) on the same port and with the same files.
     #[track_caller]
     pub(crate) fn run(&mut self) {

@@ -14,6 +14,7 @@ use bridge::{Channel, Message, Receipt, Switchboard};
 
 use crate::bus_stats::BusStats;
 use crate::peers::Peers;
+use crate::trouble::Trouble;
 
 /// A future that a trait object returns.
 pub type BusFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -54,6 +55,9 @@ pub trait Bus: Send + Sync {
 
     /// How it is.
     fn state(&self) -> BusState;
+
+    /// Why it is away, when it is.
+    fn trouble(&self) -> Option<Trouble>;
 
     /// Carries a message of the API or of a backend to the subscribers of other nodes. Order is kept per caller and
     /// channel. What clients publish goes another way, by [`crate::Outgoing`].

@@ -65,6 +65,8 @@ bus_stats! {
     calls_unanswered,
     /// Commands taken from the bus.
     commands,
+    /// Attempts to reach the bus that failed.
+    connects_failed,
     /// Times the bus was lost.
     losses,
     /// Operations that began or ended a subscription.

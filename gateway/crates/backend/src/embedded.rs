@@ -5,6 +5,7 @@ use bridge::{Channel, Message};
 
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
+use crate::trouble::Trouble;
 
 /// The embedded bus.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +18,10 @@ impl Bus for Embedded {
 
     fn state(&self) -> BusState {
         BusState::Up
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        None
     }
 
     fn forward<'a>(&'a self, _: &'a Channel, _: &'a Message) -> BusFuture<'a, Result<(), PublishError>> {

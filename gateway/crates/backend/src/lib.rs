@@ -18,6 +18,7 @@ pub mod presence;
 pub mod proto;
 pub mod pump;
 pub mod redis;
+pub mod trouble;
 pub mod upstream;
 
 pub use bus::{Bus, BusState, PublishError, Publisher};
@@ -31,4 +32,5 @@ pub use outgoing::Outgoing;
 pub use peers::Peers;
 pub use presence::Presence;
 pub use pump::pump;
+pub use trouble::Trouble;
 pub use upstream::{Intake, Settler};

@@ -1,16 +1,20 @@
 //! The connection to NATS and whether it stands. The client library connects again and subscribes again by itself; this
 //! watches it, tells shards, and tells every task when it was lost, so that none waits for an answer that cannot come.
+//!
+//! A server that does not let us in when we start is a mistake, and the program ends. Later it is told once, with what to do
+//! about it, and tried again more rarely than one that is only gone: each attempt costs both sides a handshake.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, Server};
 use tokio::sync::{Notify, watch};
 
 use super::Options;
 use crate::bus_stats::BusStats;
+use crate::trouble::Trouble;
 
 /// How often it is looked at beside what the library tells, because that may be lost.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -20,6 +24,11 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const SUBSCRIPTION_MESSAGES_MAX: usize = 16_384;
 /// Commands that may wait for the socket.
 const CLIENT_COMMANDS_MAX: usize = 2048;
+/// The pause between two attempts is this, doubled with each attempt up to so often: 320 ms at last, and 5 s where a server
+/// answers and does not let us in.
+const RETRY_MS: u64 = 20;
+const DOUBLED_MAX: usize = 4;
+const DOUBLED_WHEN_REFUSED_MAX: usize = 8;
 
 /// How it stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +37,8 @@ pub(super) struct Standing {
     pub(super) is_up: bool,
     /// How often it was lost. One that was lost and is back before anybody looked is a loss, too.
     pub(super) losses: u64,
+    /// Bytes of headers and payload that the server takes in a message; `None` before one has said so.
+    pub(super) message_bytes_max: Option<usize>,
 }
 
 /// A clone is another handle of the same.
@@ -35,12 +46,37 @@ pub(super) struct Standing {
 pub(super) struct Link {
     pub(super) client: Client,
     standing: watch::Receiver<Standing>,
+    heard: Arc<Heard>,
 }
 
 #[derive(Default)]
 struct Heard {
     losses: AtomicU64,
     news: Notify,
+    /// What the last attempts came to.
+    trouble: Mutex<Option<Trouble>>,
+}
+
+impl Heard {
+    fn trouble(&self) -> Option<Trouble> {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at how the last attempts ended; comes before each. What is worse than silence is told when it begins.
+    fn look_at(&self, servers: &[Server]) {
+        let failed = servers.iter().filter_map(|server| Some((server, server.last_error.as_deref()?)));
+        let worst = failed.max_by_key(|(_, problem)| Trouble::of(problem) as u8);
+        let trouble = worst.map(|(_, problem)| Trouble::of(problem));
+        let before =
+            std::mem::replace(&mut *self.trouble.lock().unwrap_or_else(PoisonError::into_inner), trouble);
+        if let Some((server, problem)) = worst
+            && trouble != before
+            && trouble != Some(Trouble::Unreachable)
+        {
+            let advice = advice(problem);
+            tracing::error!(%server, problem, advice, "a NATS server does not let us in; it is tried again");
+        }
+    }
 }
 
 impl Link {
@@ -53,8 +89,9 @@ impl Link {
         let connected = tokio::time::timeout(CONNECT_WITHIN, first.connect(&servers[..])).await;
         let client = match connected {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) if is_a_mistake(error.kind()) => {
-                return Err(format!("bus.nats: {named} does not let us in: {error}"));
+            Ok(Err(error)) if is_a_mistake(error.kind(), &error.to_string()) => {
+                let problem = error.to_string();
+                return Err(format!("bus.nats: {named} does not let us in: {problem}; {}", advice(&problem)));
             }
             Ok(Err(_)) | Err(_) => {
                 tracing::warn!(servers = %named, "no NATS server answers; the bus is away until one does");
@@ -64,8 +101,18 @@ impl Link {
             }
         };
         let is_up = client.connection_state() == State::Connected;
-        let (standing, watched) = watch::channel(Standing { is_up, losses: 0 });
-        Ok((Self { client: client.clone(), standing: watched }, Watcher { client, heard, standing }))
+        let (standing, watched) = watch::channel(Standing {
+            is_up,
+            losses: 0,
+            message_bytes_max: is_up.then(|| client.max_payload()),
+        });
+        let link = Self { client: client.clone(), standing: watched, heard: Arc::clone(&heard) };
+        Ok((link, Watcher { client, heard, standing }))
+    }
+
+    /// Why it does not stand, if so.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        (!self.standing().is_up).then(|| self.heard.trouble().unwrap_or(Trouble::Unreachable))
     }
 
     /// How it stands.
@@ -109,7 +156,10 @@ impl Watcher {
             let is_up = self.client.connection_state() == State::Connected;
             let unheard = known.is_up && !is_up && heard <= known.losses;
             let losses = if unheard { known.losses + 1 } else { heard.max(known.losses) };
-            let now = Standing { is_up, losses };
+            // Another server may take less.
+            let message_bytes_max =
+                if is_up { Some(self.client.max_payload()) } else { known.message_bytes_max };
+            let now = Standing { is_up, losses, message_bytes_max };
             if now != known {
                 if unheard {
                     self.heard.losses.fetch_max(losses, Ordering::Relaxed);
@@ -122,14 +172,31 @@ impl Watcher {
     }
 }
 
-fn is_a_mistake(kind: ConnectErrorKind) -> bool {
-    matches!(
-        kind,
-        ConnectErrorKind::ServerParse
-            | ConnectErrorKind::Authentication
-            | ConnectErrorKind::AuthorizationViolation
-            | ConnectErrorKind::Tls
-    )
+fn is_a_mistake(kind: ConnectErrorKind, problem: &str) -> bool {
+    kind == ConnectErrorKind::ServerParse || Trouble::of(problem) != Trouble::Unreachable
+}
+
+/// What to do about it.
+fn advice(problem: &str) -> &'static str {
+    let says = |word: &str| problem.contains(word);
+    match Trouble::of(problem) {
+        Trouble::Unreachable => "see bus.nats.servers",
+        Trouble::Login => "see bus.nats.credentials_file, token_file or user_file, and whom the server knows",
+        Trouble::Tls if says("UnknownIssuer") => {
+            "its certificate is signed by nobody that we believe: set bus.nats.ca_file to the PEM file of its authority"
+        }
+        Trouble::Tls if says("not valid for") || says("NotValidForName") => {
+            "its certificate is for another name: bus.nats.servers has to name it as its certificate does"
+        }
+        Trouble::Tls if says("corrupt message") => {
+            "it does not speak TLS, which tls:// in bus.nats.servers and bus.nats.ca_file ask for: take those out, or give \
+             the server a certificate"
+        }
+        Trouble::Tls if says("alert") => {
+            "it wants a certificate of ours that it believes: see bus.nats.certificate_file and key_file"
+        }
+        Trouble::Tls => "see bus.nats.ca_file, certificate_file and key_file",
+    }
 }
 
 async fn connect_options(
@@ -138,6 +205,7 @@ async fn connect_options(
     heard: &Arc<Heard>,
 ) -> Result<ConnectOptions, String> {
     let (stats, heard) = (Arc::clone(stats), Arc::clone(heard));
+    let (looks, waits) = (Arc::clone(&heard), Arc::clone(&heard));
     let mut with = ConnectOptions::new()
         .name(format!("gateway {}", options.client_name))
         // What we publish reaches our own subscribers without the bus.
@@ -146,7 +214,16 @@ async fn connect_options(
         .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
         .client_capacity(CLIENT_COMMANDS_MAX)
         .ping_interval(Duration::from_secs(10))
-        .reconnect_delay_callback(|attempt| Duration::from_millis(20 << attempt.min(4)))
+        // Chooses none: it is where the library shows how the last attempts ended.
+        .reconnect_to_server_callback(move |servers, _| {
+            looks.look_at(&servers);
+            std::future::ready(None)
+        })
+        .reconnect_delay_callback(move |attempt| {
+            let is_refused = waits.trouble().is_some_and(|trouble| trouble != Trouble::Unreachable);
+            let most = if is_refused { DOUBLED_WHEN_REFUSED_MAX } else { DOUBLED_MAX };
+            Duration::from_millis(RETRY_MS << attempt.min(most))
+        })
         .event_callback(move |event| {
             match event {
                 Event::Disconnected => {
@@ -154,6 +231,8 @@ async fn connect_options(
                     heard.news.notify_one();
                 }
                 Event::Connected => heard.news.notify_one(),
+                // Nothing else is one before the connection stands.
+                Event::ClientError(_) => stats.connects_failed.add(1),
                 Event::SlowConsumer(_) => stats.overrun.add(1),
                 Event::ServerError(error) => tracing::warn!(%error, "the NATS server complains"),
                 _ => {}

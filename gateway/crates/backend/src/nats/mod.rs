@@ -31,6 +31,7 @@ use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
 use crate::joint::{Joint, Node, Routes, close_gap};
 use crate::peers::Peers;
+use crate::trouble::Trouble;
 
 /// How long the end waits for what is still on its way.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -152,6 +153,10 @@ impl Bus for Nats {
 
     fn state(&self) -> BusState {
         if self.link.standing().is_up { BusState::Up } else { BusState::Away }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.link.trouble()
     }
 
     fn forward<'a>(

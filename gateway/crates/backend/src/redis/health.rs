@@ -91,7 +91,10 @@ impl Health {
             });
             self.beyond.cut_off(true);
             tracing::warn!(%problem, "the bus is away: redis");
-        } else if inner.lost_at_ms.is_none() && inner.problems.iter().flatten().all(String::is_empty) {
+        } else {
+            self.stats.connects_failed.add(1);
+        }
+        if !was_up && inner.lost_at_ms.is_none() && inner.problems.iter().flatten().all(String::is_empty) {
             tracing::warn!(%problem, "no Redis server answers; the bus is away until one does");
         }
         inner.problems[part as usize] = Some(problem);

@@ -35,6 +35,7 @@ use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
 use crate::joint::{Joint, Routes, close_gap};
 use crate::outgoing::OTHERS_RETURN_WITHIN;
+use crate::trouble::Trouble;
 
 pub use self::link::{Server, Tls};
 
@@ -150,6 +151,11 @@ impl Bus for RedisBus {
 
     fn state(&self) -> BusState {
         self.health.state()
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let problem = || self.health.problem().as_deref().map_or(Trouble::Unreachable, Trouble::of);
+        (self.health.state() == BusState::Away).then(problem)
     }
 
     fn forward<'a>(
