@@ -67,6 +67,10 @@ pub(crate) fn routes(settings: &Settings) -> Arc<[RouteOnBus]> {
             OnBusLoss::Close => OnLoss::Close,
         },
         closes_on_gap: route.on_gap == OnGap::Close,
+        message_bytes: match route.inbound {
+            config::Inbound::Bus | config::Inbound::Publish(_) => route.message_bytes.as_usize(),
+            _ => 0,
+        },
     };
     settings.routes.iter().map(route).collect()
 }

@@ -36,7 +36,7 @@ pub(crate) type Outcome = Option<Delivered>;
 /// Hands a message to all subscribers of a channel.
 ///
 /// # Errors
-/// `bad_channel`, `bad_connection_id`, `busy`, `bus_away`.
+/// `bad_channel`, `bad_connection_id`, `busy`, `bus_away`, `too_large`.
 pub(crate) async fn publish(admin: &Admin, request: Publish<'_>) -> Result<Outcome, Error> {
     let deadline = Instant::now() + RECEIPT_DEADLINE;
     let sum = begin(admin, request).await?;
@@ -111,6 +111,10 @@ pub(super) async fn hand_over(
     match admin.publisher.publish(channel, &message, exclude, Some(&receipt)).await {
         Ok(()) => Ok(sum),
         Err(PublishError::Busy) => Err(Error::busy()),
+        Err(PublishError::TooLarge) => Err(Error::new(
+            Reason::TooLarge,
+            "The message is larger than the bus carries, and nobody got it; send less, or raise what its server takes.",
+        )),
         Err(PublishError::Away) => Err(Error::new(
             Reason::BusAway,
             "Only subscribers of this node got the message; send it again when the bus is back, they will get it twice.",

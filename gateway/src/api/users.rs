@@ -13,7 +13,7 @@ use crate::admin::Admin;
 /// Hands a message to all connections of a user, the excluded one left out.
 ///
 /// # Errors
-/// `bad_user`, `bad_connection_id`, `busy`, `bus_away`.
+/// `bad_user`, `bad_connection_id`, `busy`, `bus_away`, `too_large`.
 pub(crate) async fn send(
     admin: &Admin,
     user: &str,

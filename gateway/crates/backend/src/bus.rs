@@ -28,13 +28,15 @@ pub enum BusState {
     Away,
 }
 
-/// Why a publish was not accepted. Always our side's fault, never the message's: that is checked before.
+/// Why a publish was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishError {
     /// A shard's mailbox is full. Nobody got the message; try again soon.
     Busy,
     /// The bus is away. This node's subscribers got the message, nobody else did.
     Away,
+    /// It is larger than the bus carries. Nobody got the message.
+    TooLarge,
 }
 
 impl fmt::Display for PublishError {
@@ -42,6 +44,7 @@ impl fmt::Display for PublishError {
         out.write_str(match self {
             Self::Busy => "a shard's mailbox is full; nobody got the message",
             Self::Away => "the bus is away; only subscribers of this node got the message",
+            Self::TooLarge => "the message is larger than the bus carries; nobody got it",
         })
     }
 }
@@ -113,6 +116,9 @@ impl Publisher {
         exclude: Option<bridge::Address>,
         receipt: Option<&Receipt>,
     ) -> Result<(), PublishError> {
+        if self.switchboard.beyond().is_some_and(|beyond| !beyond.carries(message.payload().len())) {
+            return Err(PublishError::TooLarge);
+        }
         self.switchboard.publish(None, channel, message, exclude, receipt).map_err(|_| PublishError::Busy)?;
         self.bus.forward(channel, message).await
     }

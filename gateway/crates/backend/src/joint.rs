@@ -6,7 +6,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bridge::{Beyond, Command, Epoch, Mailbox, NodeName, Switchboard, Upstream};
+use bridge::{Beyond, Command, Epoch, Mailbox, NodeName, Switchboard};
 
 use crate::bus_stats::BusStats;
 use crate::incoming::Incoming;
@@ -14,8 +14,7 @@ use crate::interests::Interests;
 use crate::outgoing::Outgoing;
 use crate::upstream::{Feed, Settler};
 
-/// The number of the bus among upstreams, where there is one beside the embedded.
-pub const BUS: Upstream = Upstream(0);
+pub use bridge::inbound::BUS;
 
 /// Channels that may change between two looks before everything is looked at.
 const INTERESTS_MAX: usize = 65_536;
@@ -33,6 +32,8 @@ pub struct RouteOnBus {
     pub on_loss: OnLoss,
     /// Whether its connections are closed after a gap, so that clients fetch what they missed.
     pub closes_on_gap: bool,
+    /// Longest message of its clients that goes over the bus, in bytes; 0 when none does.
+    pub message_bytes: usize,
 }
 
 /// What becomes of an inbound event that the bus does not take.

@@ -1,10 +1,11 @@
 //! What joins this node to others, as shards see it: a mailbox for what their clients publish, somebody to be told
-//! when the node begins or ceases to care for a channel, and whether all that is cut off.
+//! when the node begins or ceases to care for a channel, whether all that is cut off, and how large a message may be that goes
+//! there.
 //!
 //! A node whose bus is the embedded one has nothing beyond it, and pays nothing. Knows no bus.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::channel::Channel;
 use crate::mailbox::Mailbox;
@@ -21,6 +22,7 @@ pub struct Beyond {
     pub(crate) interest: Arc<dyn Interest>,
     pub(crate) mailbox: Mailbox,
     cut_off: AtomicBool,
+    payload_bytes_max: AtomicUsize,
 }
 
 impl Beyond {
@@ -28,7 +30,20 @@ impl Beyond {
     /// order of each publisher; when it is full, publishers are paused.
     #[must_use]
     pub fn new(interest: Arc<dyn Interest>, mailbox: Mailbox) -> Self {
-        Self { interest, mailbox, cut_off: AtomicBool::new(false) }
+        let payload_bytes_max = AtomicUsize::new(usize::MAX);
+        Self { interest, mailbox, cut_off: AtomicBool::new(false), payload_bytes_max }
+    }
+
+    /// Whether a payload of so many bytes can go there. What cannot is refused before anybody hears it, because those of
+    /// this node alone should not.
+    #[must_use]
+    pub fn carries(&self, payload_bytes: usize) -> bool {
+        payload_bytes <= self.payload_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// For the bus: its server takes payloads of at most so many bytes. Until it has said so, any.
+    pub fn carry_at_most(&self, payload_bytes: usize) {
+        self.payload_bytes_max.store(payload_bytes, Ordering::Relaxed);
     }
 
     /// Whether the bus is away.

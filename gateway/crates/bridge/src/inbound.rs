@@ -112,6 +112,9 @@ impl Inbound {
     }
 }
 
+/// The number of the bus among upstreams, where one joins this node to others.
+pub const BUS: Upstream = Upstream(0);
+
 /// So much of a connection's events is off the upstream's hands: acknowledged, or given up. It does not matter which
 /// ones, and those of one connection may be added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

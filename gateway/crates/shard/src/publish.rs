@@ -7,12 +7,13 @@
 
 use std::collections::VecDeque;
 
+use bridge::inbound::BUS;
 use bridge::message::Kind;
 use bridge::{Address, Channel, Message, Pause};
 use store::{Flags, Key, Phase};
 
 use crate::net::Net;
-use crate::rules::{OnBusLoss, Route};
+use crate::rules::{Inbound, OnBusLoss, Route};
 use crate::turn::Shard;
 
 /// Messages and payload bytes that may wait in a line before publishers are paused unread.
@@ -118,6 +119,16 @@ impl<N: Net> Shard<N> {
     /// Whether there is a bus beside the embedded, and it is away.
     pub(crate) fn is_cut_off(&self) -> bool {
         self.switchboard.beyond().is_some_and(bridge::Beyond::is_cut_off)
+    }
+
+    /// Whether a message of a client may be as long as that: where it goes over a bus, the bus has a say.
+    pub(crate) fn may_leave(&self, route: &Route, bytes: usize) -> bool {
+        let goes_over_bus = match route.inbound {
+            Inbound::Publish(_) => true,
+            Inbound::Upstream(upstream) => upstream == BUS,
+            Inbound::Echo | Inbound::Ignore => false,
+        };
+        !goes_over_bus || self.switchboard.beyond().is_none_or(|beyond| beyond.carries(bytes))
     }
 
     fn stands(&self, on_bus_loss: OnBusLoss) -> Stands {

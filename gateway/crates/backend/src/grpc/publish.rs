@@ -50,11 +50,14 @@ pub(super) async fn publish_in_turn(
 }
 
 const fn detail(error: PublishError) -> Refusal {
-    Refusal::new(
-        Status::Unavailable,
-        match error {
-            PublishError::Busy => "a shard's mailbox is full; nobody got the message",
-            PublishError::Away => "the bus is away; only subscribers of this node got the message",
-        },
-    )
+    let (status, detail) = match error {
+        PublishError::Busy => (Status::Unavailable, "a shard's mailbox is full; nobody got the message"),
+        PublishError::Away => {
+            (Status::Unavailable, "the bus is away; only subscribers of this node got the message")
+        }
+        PublishError::TooLarge => {
+            (Status::InvalidArgument, "the message is larger than the bus carries; nobody got it")
+        }
+    };
+    Refusal::new(status, detail)
 }

@@ -24,12 +24,12 @@ use tokio::task::JoinHandle;
 
 use self::channels::{Speaker, Subscriptions};
 use self::inbound::Teller;
-use self::link::{Link, Standing};
+use self::link::{Link, Standing, Watcher};
 use self::peers::Nodes;
 use self::subjects::Subjects;
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
-use crate::joint::{Joint, Node, Routes, close_gap};
+use crate::joint::{Joint, Node, RouteOnBus, Routes, close_gap};
 use crate::peers::Peers;
 use crate::trouble::Trouble;
 
@@ -37,6 +37,9 @@ use crate::trouble::Trouble;
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How often it is asked whether a stream captures what core mode publishes.
 const CAPTURE_EVERY: Duration = Duration::from_secs(5);
+
+/// What our headers may take of a message, in bytes: those of an event with the longest names there are.
+const HEADERS_BYTES_MAX: usize = 1024;
 
 /// How NATS is reached.
 #[derive(Clone, Default)]
@@ -111,12 +114,8 @@ impl Nats {
             stats: Arc::clone(&stats),
             captured,
         };
-        let (told, told_beyond) = (Arc::clone(&stats), Arc::clone(&beyond));
         let mut tasks = vec![
-            tokio::spawn(watcher.run(move |standing: Standing| {
-                told_beyond.cut_off(!standing.is_up);
-                told.losses.set(standing.losses);
-            })),
+            watch(watcher, Arc::clone(&stats), Arc::clone(&beyond), Arc::clone(&routes)),
             tokio::spawn(subscriptions.run()),
             tokio::spawn(ear.run()),
             tokio::spawn(channels::listen(heard, subjects.clone(), incoming.clone(), Arc::clone(&stats))),
@@ -198,6 +197,47 @@ impl Bus for Nats {
             let _ = tokio::time::timeout(STOP_WITHIN, orderly).await;
             self.tasks.iter().for_each(JoinHandle::abort);
         })
+    }
+}
+
+/// Tells shards how the link stands, and how much it carries.
+fn watch(watcher: Watcher, stats: Arc<BusStats>, beyond: Arc<Beyond>, routes: Arc<Routes>) -> JoinHandle<()> {
+    let mut known = None;
+    tokio::spawn(watcher.run(move |standing: Standing| {
+        beyond.cut_off(!standing.is_up);
+        stats.losses.set(standing.losses);
+        if let Some(most) = standing.message_bytes_max
+            && known.replace(most) != Some(most)
+        {
+            beyond.carry_at_most(most.saturating_sub(HEADERS_BYTES_MAX));
+            tell_of_size(most, &routes.now());
+        }
+    }))
+}
+
+/// Tells the log which routes allow messages that the server does not take. Those are closed with 1009, as by the route.
+fn tell_of_size(server_takes: usize, routes: &[RouteOnBus]) {
+    let carried = server_takes.saturating_sub(HEADERS_BYTES_MAX);
+    let beyond = |most: usize| -> Vec<&str> {
+        routes.iter().filter(|route| route.message_bytes > most).map(|route| &*route.name).collect()
+    };
+    let (much, little) = (beyond(server_takes), beyond(carried));
+    if !much.is_empty() {
+        tracing::warn!(
+            server_takes,
+            carried,
+            routes = much.join(", "),
+            "clients of these routes may send more than the NATS server takes (max_payload): who does is closed with 1009; \
+             lower message_bytes, or raise max_payload"
+        );
+    } else if !little.is_empty() {
+        let routes = little.join(", ");
+        tracing::info!(
+            server_takes,
+            carried,
+            routes,
+            "with its headers, the longest message is too much for NATS"
+        );
     }
 }
 

@@ -62,7 +62,14 @@ impl Node {
         };
         let routes = Arc::<Routes>::default();
         routes.set(
-            [RouteOnBus { name: Arc::from("app"), tells_bus: true, on_loss, closes_on_gap: false }].into(),
+            [RouteOnBus {
+                name: Arc::from("app"),
+                tells_bus: true,
+                on_loss,
+                closes_on_gap: false,
+                message_bytes: 0,
+            }]
+            .into(),
         );
         let joint = ends.join(who, Arc::clone(&switchboard), feed, routes);
         let bus = RedisBus::start(joint, server, stream_entries).unwrap();

@@ -95,6 +95,9 @@ impl<N: Net> Shard<N> {
                 Item::Close(close) => return Ok(Flow::Goodbye(close.map(|Close { code, .. }| code))),
                 Item::Message { kind, payload } if !listens => self.late(key, route, kind, payload),
                 _ if !listens => {}
+                Item::Message { payload, .. } if !self.may_leave(route, payload.len()) => {
+                    return Err(Violation::MessageTooBig);
+                }
                 Item::Message { payload, .. } | Item::Ping(payload) if !self.takes(key, payload.len()) => {}
                 Item::Message { kind, payload } => self.message(key, route, kind, payload, out),
                 Item::Ping(payload) => {
