@@ -71,8 +71,15 @@ impl Teller {
             for inbound in &batch {
                 self.until_taken(inbound, false).await;
             }
-            // What is in the socket is off our hands: core NATS promises no more.
-            let _ = self.link.client.flush().await;
+            // What is in the socket is off our hands: core NATS promises no more. While the bus is away nothing gets there,
+            // and what was said last is lost with it.
+            let standing = self.link.standing();
+            if standing.is_up {
+                tokio::select! {
+                    _ = self.link.client.flush() => {}
+                    () = self.link.lost_since(standing.losses) => {}
+                }
+            }
             settled.into_iter().for_each(|settled| settler.settle(settled));
             is_all_told = settler.flush();
         }
@@ -182,13 +189,18 @@ impl Teller {
         let id = ConnId { node: self.node.name.clone(), epoch: self.node.epoch, address: inbound.address };
         let subject = self.subjects.inbound(&route.name, inbound.partition);
         let reply_to = self.subjects.connection(&id);
-        let (headers, payload) = self.content(inbound, &id, &route.name, &reply_to);
+        let (headers, payload) = content(&self.node, inbound, &id, &route.name, &reply_to);
         let client = &self.link.client;
-        if !acknowledged {
-            let published = client.publish_with_reply_and_headers(subject, reply_to, headers, payload).await;
-            return published.map_err(|_| Failed::Never);
-        }
         let losses = self.link.standing().losses;
+        if !acknowledged {
+            return tokio::select! {
+                published = client.publish_with_reply_and_headers(subject, reply_to, headers, payload) => {
+                    published.map_err(|_| Failed::Never)
+                }
+                // The library takes only so much for a server that is not there.
+                () = self.link.lost_since(losses) => Err(Failed::Lost),
+            };
+        }
         let request = Request::new().payload(payload).headers(headers).timeout(Some(ACK_WITHIN));
         let answer = tokio::select! {
             answer = client.send_request(subject, request) => answer,
@@ -206,38 +218,39 @@ impl Teller {
             }),
         }
     }
+}
 
-    fn content(&self, inbound: &Inbound, id: &ConnId, route: &str, reply_to: &str) -> (HeaderMap, Bytes) {
-        let mut headers = HeaderMap::new();
-        headers.insert(subjects::CONNECTION, id.to_string());
-        headers.insert(subjects::NODE, self.node.name.as_str());
-        headers.insert(subjects::EPOCH, self.node.epoch.to_string());
-        headers.insert(subjects::SEQUENCE, inbound.sequence.to_string());
-        headers.insert(subjects::ROUTE, route);
-        headers.insert(subjects::REPLY_TO, reply_to);
-        headers.insert(subjects::MESSAGE_ID, format!("{id}.{}", inbound.sequence));
-        if let Some(user) = inbound.principal.as_ref().and_then(|principal| principal.user.as_ref()) {
-            let channel = user.channel();
-            let token = channel.as_str().split_once('.').map_or("", |(_, token)| token);
-            headers.insert(subjects::USER, token);
-        }
-        let (event, kind, payload) = match &inbound.occurrence {
-            Occurrence::Message { kind, payload } => ("message", content_type(*kind), payload.clone()),
-            Occurrence::Opened(opened) => {
-                let body = serde_json::json!({
-                    "peer": opened.peer.to_string(), "path": opened.path, "protocol": opened.protocol,
-                });
-                ("opened", "application/json", Bytes::from(body.to_string()))
-            }
-            Occurrence::Closed { reason, code } => {
-                let body = serde_json::json!({ "reason": reason.label(), "code": code });
-                ("closed", "application/json", Bytes::from(body.to_string()))
-            }
-        };
-        headers.insert(subjects::EVENT, event);
-        headers.insert(subjects::CONTENT_TYPE, kind);
-        (headers, payload)
+/// What is said of an event, and its payload.
+fn content(node: &Node, inbound: &Inbound, id: &ConnId, route: &str, reply_to: &str) -> (HeaderMap, Bytes) {
+    let mut headers = HeaderMap::new();
+    headers.insert(subjects::CONNECTION, id.to_string());
+    headers.insert(subjects::NODE, node.name.as_str());
+    headers.insert(subjects::EPOCH, node.epoch.to_string());
+    headers.insert(subjects::SEQUENCE, inbound.sequence.to_string());
+    headers.insert(subjects::ROUTE, route);
+    headers.insert(subjects::REPLY_TO, reply_to);
+    headers.insert(subjects::MESSAGE_ID, format!("{id}.{}", inbound.sequence));
+    if let Some(user) = inbound.principal.as_ref().and_then(|principal| principal.user.as_ref()) {
+        let channel = user.channel();
+        let token = channel.as_str().split_once('.').map_or("", |(_, token)| token);
+        headers.insert(subjects::USER, token);
     }
+    let (event, kind, payload) = match &inbound.occurrence {
+        Occurrence::Message { kind, payload } => ("message", content_type(*kind), payload.clone()),
+        Occurrence::Opened(opened) => {
+            let body = serde_json::json!({
+                "peer": opened.peer.to_string(), "path": opened.path, "protocol": opened.protocol,
+            });
+            ("opened", "application/json", Bytes::from(body.to_string()))
+        }
+        Occurrence::Closed { reason, code } => {
+            let body = serde_json::json!({ "reason": reason.label(), "code": code });
+            ("closed", "application/json", Bytes::from(body.to_string()))
+        }
+    };
+    headers.insert(subjects::EVENT, event);
+    headers.insert(subjects::CONTENT_TYPE, kind);
+    (headers, payload)
 }
 
 /// Whether the server has stored it. Whatever else answers on the subject, an app server by mistake perhaps, has not.
@@ -245,4 +258,40 @@ fn is_acknowledgement(payload: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|ack| {
         ack.get("error").is_none() && ack.get("stream").is_some() && ack.get("seq").is_some()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bridge::{Address, Epoch, NodeName, Principal, User};
+
+    use super::super::HEADERS_BYTES_MAX;
+    use super::*;
+
+    #[test]
+    fn headers_of_the_longest_names_take_no_more_than_is_set_aside_for_them() {
+        let name = NodeName::parse(&"n".repeat(bridge::id::NODE_BYTES_MAX)).unwrap();
+        let prefix = "p".repeat(32);
+        let node =
+            Node { name, epoch: Epoch(u32::MAX), prefix: prefix.into(), partitions: 1024, wall_ms: || 0 };
+        let address = Address { shard: 127, slot: u32::MAX - 1, generation: u32::MAX };
+        let user = User::parse(&"u".repeat(64)).unwrap();
+        let inbound = Inbound {
+            upstream: crate::joint::BUS,
+            partition: 1023,
+            address,
+            route: 0,
+            sequence: u32::MAX,
+            principal: Some(Arc::new(Principal { user: Some(user), ..Principal::default() })),
+            occurrence: Occurrence::Message { kind: bridge::Kind::Binary, payload: Bytes::new() },
+        };
+        let id = ConnId { node: node.name.clone(), epoch: node.epoch, address };
+        let reply_to = Subjects::new(&node).connection(&id);
+        let (headers, _) = content(&node, &inbound, &id, &"r".repeat(63), &reply_to);
+        let fields = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+        let bytes: usize =
+            fields.map(|(name, value)| name.to_string().len() + ": \r\n".len() + value.as_str().len()).sum();
+        let all = "NATS/1.0\r\n\r\n".len() + bytes;
+        assert!(all <= HEADERS_BYTES_MAX && all > HEADERS_BYTES_MAX / 2, "{all}");
+    }
 }

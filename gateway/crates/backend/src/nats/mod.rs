@@ -168,8 +168,15 @@ impl Bus for Nats {
                 self.stats.left_out.add(1);
                 return Err(PublishError::Away);
             }
-            self.speaker.publish(channel, message).await;
-            Ok(())
+            let losses = self.link.standing().losses;
+            tokio::select! {
+                () = self.speaker.publish(channel, message) => Ok(()),
+                // The library takes only so much for a server that is not there.
+                () = self.link.lost_since(losses) => {
+                    self.stats.left_out.add(1);
+                    Err(PublishError::Away)
+                }
+            }
         })
     }
 
