@@ -126,6 +126,69 @@ fn kill_under(connections: usize) {
 }
 
 #[test]
+#[ignore = "measures: run it alone, on a machine that does nothing else"]
+fn how_many_events_a_second_go_into_a_stream() {
+    const CONNECTIONS: usize = 100;
+    const EACH: usize = 200;
+    let server = NatsServer::start_with_jetstream();
+    make_stream(&server);
+    let gateway = gateway(&server);
+    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| gateway.client("/app")).collect();
+    let has = |events: usize| move |m: &Metrics| m.value("gateway_bus_inbound_total") >= events as f64;
+    gateway.until("openings are there", has(CONNECTIONS));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for share in clients.chunks_mut(CONNECTIONS / 4) {
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    share.iter_mut().for_each(|client| client.say(&number.to_string()));
+                }
+            });
+        }
+    });
+    gateway.until("everything is there", has(CONNECTIONS * (EACH + 1)));
+    let seconds = began.elapsed().as_secs_f64();
+    let events = CONNECTIONS * EACH;
+    eprintln!(
+        "{events} events of {CONNECTIONS} connections over {PARTITIONS} partitions: {:.0} a second",
+        events as f64 / seconds
+    );
+    gateway.stop();
+}
+
+#[test]
+fn a_stream_that_comes_late_gets_everything_in_order() {
+    const CONNECTIONS: usize = 40;
+    const EACH: usize = 10;
+    let server = NatsServer::start_with_jetstream();
+    let gateway = gateway(&server);
+    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| gateway.client("/app")).collect();
+    for number in 0..EACH {
+        clients.iter_mut().for_each(|client| client.say(&number.to_string()));
+    }
+    // Each is refused once; then one of a partition tries again, ever more rarely, and not all of them.
+    let retries =
+        |most: usize| move |m: &Metrics| m.value("gateway_bus_inbound_retries_total") >= most as f64;
+    gateway.until("each was refused", retries(CONNECTIONS));
+    let began = Instant::now();
+    gateway.until("each partition has tried a few times", retries(CONNECTIONS + 5 * PARTITIONS));
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    make_stream(&server);
+    let all = (CONNECTIONS * (EACH + 1)) as f64;
+    gateway.until("the stream has all", |m| m.value("gateway_bus_inbound_total") == all);
+    let mut stream = replay(&server);
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for _ in 0..CONNECTIONS * (EACH + 1) {
+        let event = stream.hear();
+        let last = seen.entry(event.header("Gateway-Connection").to_owned()).or_default();
+        *last += 1;
+        assert_eq!(event.header("Gateway-Sequence"), last.to_string());
+    }
+    assert_eq!(seen.len(), CONNECTIONS);
+    gateway.stop();
+}
+
+#[test]
 fn without_a_stream_events_wait_until_there_is_one() {
     let server = NatsServer::start_with_jetstream();
     let gateway = gateway(&server);

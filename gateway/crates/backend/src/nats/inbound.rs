@@ -1,7 +1,8 @@
 //! Inbound events on NATS: what connections of routes with `inbound = "bus"` do, to whoever listens.
 //!
-//! *Core*: handed to the socket, in order; whoever listens at that moment hears it. *JetStream*: one event of a partition
-//! at a time, and the next one when the server has acknowledged it, so that none overtakes one that has to be sent again.
+//! *Core*: handed to the socket, in order; whoever listens at that moment hears it. *JetStream*: of each connection one event
+//! at a time (`lane`), and the next one when the server has acknowledged it, so that none overtakes one that has to be sent
+//! again.
 //! An event is settled when the bus has it, or when the route gives up; so what waits here is bounded by the quota.
 
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use async_nats::{HeaderMap, RequestErrorKind};
 use bridge::inbound::{Occurrence, Settled};
 use bridge::message::Bytes;
 use bridge::{Command, ConnId, Inbound, Mailbox};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
+use super::lane;
 use super::link::Link;
 use super::subjects::{self, Subjects, content_type};
 use crate::bus_stats::BusStats;
@@ -69,7 +71,7 @@ impl Teller {
             let Some(batch) = batch else { break };
             let settled: Vec<Settled> = batch.iter().map(Inbound::settled).collect();
             for inbound in &batch {
-                self.until_taken(inbound, false).await;
+                self.until_taken(inbound, None).await;
             }
             // What is in the socket is off our hands: core NATS promises no more. While the bus is away nothing gets there,
             // and what was said last is lost with it.
@@ -91,14 +93,8 @@ impl Teller {
         let (done, mut dones) = mpsc::channel::<Settled>(PARTITION_EVENTS_MAX);
         let lanes: Vec<mpsc::Sender<Inbound>> = (0..teller.node.partitions)
             .map(|_| {
-                let (lane, mut events) = mpsc::channel::<Inbound>(PARTITION_EVENTS_MAX);
-                let (teller, done) = (Arc::clone(&teller), done.clone());
-                tokio::spawn(async move {
-                    while let Some(inbound) = events.recv().await {
-                        teller.until_taken(&inbound, true).await;
-                        let _ = done.send(inbound.settled()).await;
-                    }
-                });
+                let (lane, events) = mpsc::channel::<Inbound>(PARTITION_EVENTS_MAX);
+                tokio::spawn(lane::run(Arc::clone(&teller), events, done.clone()));
                 lane
             })
             .collect();
@@ -136,9 +132,11 @@ impl Teller {
         let _ = settling.await;
     }
 
-    /// Tries until the bus has it, or its route gives up.
-    async fn until_taken(&self, inbound: &Inbound, acknowledged: bool) {
+    /// Tries until the bus has it, or its route gives up. With the `patience` of a lane it has to be acknowledged; once
+    /// refused it tries again only while it has that.
+    pub(super) async fn until_taken(&self, inbound: &Inbound, patience: Option<&Semaphore>) {
         let mut pause = RETRY_MIN;
+        let mut alone = None;
         loop {
             let on_loss = self.routes.now().get(usize::from(inbound.route)).map(|route| route.on_loss);
             let standing = self.link.standing();
@@ -148,12 +146,23 @@ impl Teller {
             if !self.link.up().await || !self.uncaptured().await {
                 return;
             }
-            match self.attempt(inbound, acknowledged).await {
+            match self.attempt(inbound, patience.is_some()).await {
                 Ok(()) => return self.stats.inbound.add(1),
                 Err(Failed::Never) => return self.stats.inbound_left_out.add(1),
                 Err(Failed::Lost) => self.stats.inbound_retries.add(1),
                 Err(Failed::Refused) => {
                     self.stats.inbound_retries.add(1);
+                    if let Some(patience) = patience.filter(|_| alone.is_none()) {
+                        alone = patience.try_acquire().ok();
+                        if alone.is_none() {
+                            // Somebody else tries. When that was a success, we are next, and at once.
+                            tokio::select! {
+                                turn = patience.acquire() => alone = turn.ok(),
+                                () = self.link.lost_since(standing.losses) => {}
+                            }
+                            continue;
+                        }
+                    }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }

@@ -8,6 +8,7 @@
 
 mod channels;
 mod inbound;
+mod lane;
 mod link;
 mod peers;
 mod replies;
