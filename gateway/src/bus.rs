@@ -1,7 +1,6 @@
 //! Owns the choice of the bus: what the configuration says becomes the ends that shards meet it at, and the bus itself.
 //! Refuses to know any protocol. Called once by `app`; routes are told again at every reload.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use backend::joint::{Ends, Node, OnLoss, RouteOnBus};
@@ -45,7 +44,7 @@ impl BusEnds {
         let joint = ends.join(node, Arc::clone(switchboard), feed, Arc::clone(live.bus_routes()));
         let bus: Arc<dyn Bus> = match bus.kind {
             BusKind::Embedded => Arc::new(Embedded),
-            BusKind::Nats => Arc::new(Nats::start(&nats_options(settings, name)?, joint).await?),
+            BusKind::Nats => Arc::new(Nats::start(&nats_options(settings, name), joint).await?),
             BusKind::Redis => {
                 let entries = u64::from(settings.bus_redis.stream_entries.get());
                 let started = RedisBus::start(joint, redis_server(settings), entries);
@@ -88,32 +87,22 @@ fn redis_server(settings: &Settings) -> redis::Server {
     }
 }
 
-fn nats_options(settings: &Settings, name: &NodeName) -> Result<nats::Options, String> {
+fn nats_options(settings: &Settings, name: &NodeName) -> nats::Options {
     let from = &settings.bus_nats;
-    let user = from.user_file.as_deref().map(|file| secret("bus.nats.user_file", file)).transpose()?;
-    let user = user.map(|user| match user.split_once(':') {
-        Some((user, password)) => Ok((user.to_owned(), password.to_owned())),
-        None => Err("bus.nats.user_file: expected user and password, joined by a colon".to_owned()),
-    });
-    Ok(nats::Options {
+    // The configuration has at most one of them.
+    let login = match (&from.credentials_file, &from.token_file, &from.user_file) {
+        (Some(file), _, _) => nats::Login::Credentials(file.clone()),
+        (_, Some(file), _) => nats::Login::Token(file.clone()),
+        (_, _, Some(file)) => nats::Login::User(file.clone()),
+        (None, None, None) => nats::Login::Nobody,
+    };
+    nats::Options {
         servers: from.servers.iter().map(ToString::to_string).collect(),
         client_name: name.to_string(),
         jetstream: from.jetstream,
-        credentials_file: from.credentials_file.clone(),
-        token: from.token_file.as_deref().map(|file| secret("bus.nats.token_file", file)).transpose()?,
-        user: user.transpose()?,
+        login,
         ca_file: from.ca_file.clone(),
         certificate: from.certificate_file.clone().zip(from.key_file.clone()),
-    })
-}
-
-/// What a file holds, without the white space around it. Never printed.
-fn secret(key: &str, file: &Path) -> Result<String, String> {
-    let text =
-        std::fs::read_to_string(file).map_err(|error| format!("{key}: {}: {error}", file.display()))?;
-    match text.trim() {
-        "" => Err(format!("{key}: {} is empty", file.display())),
-        text => Ok(text.to_owned()),
     }
 }
 

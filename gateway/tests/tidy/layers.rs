@@ -41,6 +41,8 @@ const LAYERS: [Layer; 9] = [
             "fastrand",
             // Thousands of subscriptions in one task.
             "futures-util",
+            // Signs what a NATS server asks of credentials.
+            "nkeys",
             // Protobuf messages, gRPC, and the compiler of .proto files, which runs in the build only.
             "prost",
             "protox",

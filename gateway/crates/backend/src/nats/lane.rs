@@ -54,7 +54,11 @@ impl Turns {
 }
 
 /// Runs until there are no more events and none is under way.
-pub(super) async fn run(teller: Arc<Teller>, mut events: mpsc::Receiver<Inbound>, done: mpsc::Sender<Settled>) {
+pub(super) async fn run(
+    teller: Arc<Teller>,
+    mut events: mpsc::Receiver<Inbound>,
+    done: mpsc::Sender<Settled>,
+) {
     let patience = Semaphore::new(1);
     let deliver = |inbound: Inbound| {
         let (teller, patience) = (&teller, &patience);
@@ -125,7 +129,11 @@ mod tests {
                 }
                 let whose: HashSet<Address> = under_way.iter().map(|event| event.address).collect();
                 assert_eq!(whose.len(), under_way.len(), "seed {seed}: one at a time");
-                assert_eq!(turns.behind.len(), under_way.len(), "seed {seed}: nobody is forgotten, nobody stays");
+                assert_eq!(
+                    turns.behind.len(),
+                    under_way.len(),
+                    "seed {seed}: nobody is forgotten, nobody stays"
+                );
                 assert!(turns.held <= HELD_MAX);
             }
             while let Some(done) = under_way.pop() {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, Server};
+use async_nats::{AuthError, Client, ConnectErrorKind, ConnectOptions, Event, Server};
 use tokio::sync::{Notify, watch};
 
 use super::Options;
@@ -85,7 +85,7 @@ impl Link {
         let heard = Arc::<Heard>::default();
         let servers: Vec<String> = options.servers.clone();
         let named = servers.join(", ");
-        let first = connect_options(options, stats, &heard).await?;
+        let first = connect_options(options, stats, &heard)?;
         let connected = tokio::time::timeout(CONNECT_WITHIN, first.connect(&servers[..])).await;
         let client = match connected {
             Ok(Ok(client)) => client,
@@ -95,7 +95,7 @@ impl Link {
             }
             Ok(Err(_)) | Err(_) => {
                 tracing::warn!(servers = %named, "no NATS server answers; the bus is away until one does");
-                let patient = connect_options(options, stats, &heard).await?.retry_on_initial_connect();
+                let patient = connect_options(options, stats, &heard)?.retry_on_initial_connect();
                 let connecting = patient.connect(&servers[..]);
                 connecting.await.map_err(|error| format!("bus.nats: {named}: {error}"))?
             }
@@ -199,14 +199,18 @@ fn advice(problem: &str) -> &'static str {
     }
 }
 
-async fn connect_options(
+fn connect_options(
     options: &Options,
     stats: &Arc<BusStats>,
     heard: &Arc<Heard>,
 ) -> Result<ConnectOptions, String> {
+    let login = options.login.clone();
+    // What is wrong with a file now is a mistake; later it is a login that fails.
+    login.answer(&[])?;
     let (stats, heard) = (Arc::clone(stats), Arc::clone(heard));
     let (looks, waits) = (Arc::clone(&heard), Arc::clone(&heard));
-    let mut with = ConnectOptions::new()
+    let answer = move |nonce: Vec<u8>| std::future::ready(login.answer(&nonce).map_err(AuthError::new));
+    let mut with = ConnectOptions::with_auth_callback(answer)
         .name(format!("gateway {}", options.client_name))
         // What we publish reaches our own subscribers without the bus.
         .no_echo()
@@ -239,16 +243,6 @@ async fn connect_options(
             }
             std::future::ready(())
         });
-    if let Some(file) = &options.credentials_file {
-        let cannot = |error| format!("bus.nats.credentials_file: {}: {error}", file.display());
-        with = with.credentials_file(file).await.map_err(cannot)?;
-    }
-    if let Some(token) = &options.token {
-        with = with.token(token.clone());
-    }
-    if let Some((user, password)) = &options.user {
-        with = with.user_and_password(user.clone(), password.clone());
-    }
     if let Some(file) = &options.ca_file {
         with = with.add_root_certificates(file.clone()).require_tls(true);
     }

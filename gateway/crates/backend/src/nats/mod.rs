@@ -1,6 +1,6 @@
 //! The NATS bus: joins nodes, and app servers that listen and answer.
 //!
-//! Owns the connection and the tasks around it: `link` keeps it, `channels` follow the node's interests and carry
+//! Owns the connection and the tasks around it: `link` keeps it, `login` says who we are, `channels` follow the node's interests and carry
 //! publishes, `inbound` tells events of routes, `replies` deliver to single connections,
 //! `peers` ask other nodes and hear them. Delivery between nodes is at most
 //! once, as core NATS is; inbound events are at least once where JetStream is asked for. Refuses to publish inbound events
@@ -10,6 +10,7 @@ mod channels;
 mod inbound;
 mod lane;
 mod link;
+mod login;
 mod peers;
 mod replies;
 mod subjects;
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 use self::channels::{Speaker, Subscriptions};
 use self::inbound::Teller;
 use self::link::{Link, Standing, Watcher};
+pub use self::login::Login;
 use self::peers::Nodes;
 use self::subjects::Subjects;
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
@@ -51,12 +53,8 @@ pub struct Options {
     pub client_name: String,
     /// Whether inbound events go into JetStream.
     pub jetstream: bool,
-    /// Credentials as `nsc` makes them.
-    pub credentials_file: Option<PathBuf>,
-    /// A token.
-    pub token: Option<String>,
-    /// User and password.
-    pub user: Option<(String, String)>,
+    /// Who we are.
+    pub login: Login,
     /// PEM file of the authorities that are believed.
     pub ca_file: Option<PathBuf>,
     /// PEM files of a certificate of our own and its key.
