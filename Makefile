@@ -49,19 +49,22 @@ compare: ## Every peer against the floor; writes loadtest/RESULTS.md and its plo
 
 million: ## A million connections, both ends here, against the bars: half an hour, root, 4 cores, 10 GiB free
 	$(timed) cargo build --release --locked -p gateway -p loadtest
-	$(timed) loadtest/scale/run.sh 1000000 600
+	$(timed) env RESULTS=loadtest loadtest/scale/run.sh 1000000 600
 
 two-million: ## Two million of them: half an hour, root, 4 cores, 19 GiB free
 	$(timed) cargo build --release --locked -p gateway -p loadtest
-	$(timed) loadtest/scale/run.sh 2000000 300
+	$(timed) env RESULTS=loadtest loadtest/scale/run.sh 2000000 300
 
 storm: ## 200,000 connections cut at once and all back, twice: five minutes, root, 4 GiB free
 	$(timed) cargo build --release --locked -p gateway -p loadtest
-	$(timed) loadtest/scale/run.sh 200000 0 storm
+	$(timed) env RESULTS=loadtest loadtest/scale/run.sh 200000 0 storm
 
 stream: ## A stream of publishes to 10,000 subscribers on all cores: a minute
 	$(timed) cargo build --release --locked -p gateway -p loadtest
-	$(timed) env SHARDS=4 cargo run --release --locked --quiet -p loadtest -- run loadtest/scale/stream.toml
+	mkdir -p target
+	$(timed) { status=0; SHARDS=4 target/release/loadtest run loadtest/scale/stream.toml || status=$$?; \
+	    [ $$status -gt 1 ] || target/release/loadtest record stream --title "A stream of publishes to 10,000 subscribers" \
+	    --command "make stream" target/stream-{each,together}.json; exit $$status; }
 
 deny: ## Licences, bans and sources of every dependency, by cargo-deny
 	$(timed) .ci/tools rust deny

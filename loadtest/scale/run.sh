@@ -5,8 +5,8 @@
 #   storm  all cut at once, and all back, against a gateway that lets in 4,000 handshakes at a time
 # Needs root, for network namespaces of its own: their kernel settings and their sockets go with them, and nothing outside
 # of them is changed. Reports go to OUT (target/scale-CONNECTIONS). Both ends hold their sockets in descriptor tables of at
-# most 20,000 entries, however high the limit here is. BARS=off only measures. Status 1: a bar is broken; 2: it could not
-# be run.
+# most 20,000 entries, however high the limit here is. BARS=off only measures. RESULTS, a folder, gets a section in its
+# RESULTS.md. Status 1: a bar is broken; 2: it could not be run.
 set -euo pipefail
 
 readonly TABLE=20000          # hard limit of descriptors in one table
@@ -46,12 +46,34 @@ main() {
   [ "$shards" -ge 4 ] || shards=4
   [ "$shards" -le 128 ] || give_up "$connections connections need $shards shards, and 128 are the most"
   echo "scale: $connections connections, $shards shards, reports in $OUT"
-  local what seconds
+  local what seconds status=0
   for what in "$@"; do
     seconds=$hold
     [ "$what" != floor ] || [ "$hold" -lt "$FLOOR_SECONDS" ] || seconds=$FLOOR_SECONDS
-    unshare --net "$here/run.sh" --size-hash "$connections" "$shards" "$seconds" "$what"
+    unshare --net "$here/run.sh" --size-hash "$connections" "$shards" "$seconds" "$what" || status=$?
+    [ "$status" -le 1 ] || return "$status"
   done
+  if [ -n "${RESULTS:-}" ]; then
+    record "$connections" "$hold" "$@"
+  fi
+  return "$status"
+}
+
+# record CONNECTIONS HOLD_SECONDS WHAT...: what the runs measured, for readers.
+record() {
+  local connections=$1 hold=$2 title section
+  shift 2
+  local reports=("${@/#/$OUT/}")
+  local many
+  many=$(sed -e :a -e 's/\B[0-9]\{3\}\>/,&/;ta' <<<"$connections")
+  title="$many connections, held for $hold s"
+  section=scale-$connections
+  if [ "$*" = storm ]; then
+    title="$many connections cut and back, twice"
+    section=storm-$connections
+  fi
+  "$loadtest" record "$section" --title "$title" --results "$RESULTS" \
+    --command "loadtest/scale/run.sh $connections $hold $*" "${reports[@]/%/.json}"
 }
 
 # The kernel's table of sockets is sized when a namespace is made, by a setting of the one it is made from. So this one

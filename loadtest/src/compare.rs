@@ -164,7 +164,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
         let mut machine = report.machine_rows();
         machine.push(("processors of a run".to_owned(), processors.to_string()));
-        results::write(folder, &command, &machine, args.rounds, &outcomes)?;
+        results::write_comparison(folder, &command, &machine, args.rounds, &outcomes)?;
     }
     Ok(report)
 }

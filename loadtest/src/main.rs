@@ -108,6 +108,8 @@ enum Command {
     Run(scenario_file::Args),
     /// Compare servers in rounds of runs, in changing order.
     Compare(compare::Args),
+    /// Put the reports of finished runs into RESULTS.md.
+    Record(results::Args),
     /// Be the physical limit: a server that does the system calls and nothing else.
     Floor(floor::Args),
     /// Be an app server over gRPC that sends every message back, and print what it was told at the end.
@@ -130,6 +132,7 @@ fn run(program: &Program) -> Result<bool, Failure> {
     let reports = match &program.command {
         Command::Floor(args) => return floor::run(args).map(|()| true),
         Command::Backend(args) => return app::run(args),
+        Command::Record(args) => return results::run(args).map(|()| true),
         Command::Run(args) => scenario_file::run(args)?,
         command => {
             let (report, json) = measure(command)?;
@@ -163,8 +166,8 @@ fn measure(command: &Command) -> Result<(Report, Option<&Path>), Failure> {
         Command::Reload(args) => (reload::run(args)?, args.json()),
         Command::Roundtrip(args) => (roundtrip::run(args)?, args.json()),
         Command::Grpc(args) => (grpc::run(args)?, args.json()),
-        Command::Floor(_) | Command::Backend(_) | Command::Run(_) => {
-            return Err(Failure::Asked("neither a server nor `run` is a scenario".into()));
+        Command::Floor(_) | Command::Backend(_) | Command::Record(_) | Command::Run(_) => {
+            return Err(Failure::Asked("neither a server nor `record` nor `run` is a scenario".into()));
         }
     })
 }

@@ -310,7 +310,7 @@ fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
 }
 
 /// As many digits as say something.
-fn rounded(value: f64) -> String {
+pub(crate) fn rounded(value: f64) -> String {
     let digits = match value.abs() {
         magnitude if magnitude >= 1000.0 || value == value.trunc() => 0,
         magnitude if magnitude >= 10.0 => 1,

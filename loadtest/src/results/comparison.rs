@@ -1,19 +1,19 @@
-//! The results of a comparison for readers: `RESULTS.md` with a table per scenario, and `results.svg`.
+//! The results of a comparison: a section with a table per scenario, and `results.svg`.
 //!
-//! It owns both files, which are written by a run and never by hand. It refuses words of judgement: figures,
-//! where they come from and how to get them again. Called by `compare`.
+//! It owns the words and the plot of it. It refuses words of judgement: figures, where they come from and how to
+//! get them again. Called by `compare`.
 
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::compare::Outcome;
 use crate::failure::Failure;
 use crate::plot::{self, Bar};
+use crate::results::{put, today};
 use crate::spread::Spread;
 
-/// Writes both files into `folder`.
+/// Writes the section and the plot into `folder`.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -24,18 +24,15 @@ pub(crate) fn write(
     rounds: u32,
     outcomes: &[Outcome],
 ) -> Result<(), Failure> {
-    let save = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::write(&path, text).map_err(Failure::machine(format!("writing {}", path.display())))
-    };
     let plot = plot::bars("server CPU per unit of work, as a ratio (black: least to most)", &bars(outcomes));
     if let Some(svg) = &plot {
-        save("results.svg", svg)?;
+        let path = folder.join("results.svg");
+        fs::write(&path, svg).map_err(Failure::machine(format!("writing {}", path.display())))?;
     }
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = page(&mut text, &today(), command, machine, rounds, outcomes);
-    save("RESULTS.md", &text)
+    put(folder, "compare", &text)
 }
 
 fn page(
@@ -46,7 +43,7 @@ fn page(
     rounds: u32,
     outcomes: &[Outcome],
 ) -> fmt::Result {
-    writeln!(out, "# Results\n")?;
+    writeln!(out, "## Servers side by side\n")?;
     writeln!(out, "Written by a run, not by hand: `loadtest {command}`, {date}.\n")?;
     for (name, value) in machine {
         writeln!(out, "* {name}: {value}")?;
@@ -87,7 +84,7 @@ fn verdicts(out: &mut String, outcomes: &[Outcome]) -> fmt::Result {
 fn table(out: &mut String, outcome: &Outcome) -> fmt::Result {
     let (unit, units) = outcome.scenario.units();
     let base = outcome.standings.first().map_or("", |standing| standing.name.as_str());
-    writeln!(out, "\n## {}\n", outcome.scenario.name())?;
+    writeln!(out, "\n### {}\n", outcome.scenario.name())?;
     writeln!(
         out,
         "| server | version | CPU per {unit}, µs | ratio to {base} | {units} per second | ratio to {base} |"
@@ -125,32 +122,6 @@ fn bars(outcomes: &[Outcome]) -> Vec<Bar> {
     outcomes.iter().enumerate().flat_map(of).collect()
 }
 
-/// Today in UTC. The one look at a calendar: results outlive the day they were taken.
-fn today() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    date(seconds / 86_400)
-}
-
-/// The date that lies so many days after 1970-01-01, in the Gregorian calendar.
-fn date(mut days: u64) -> String {
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let mut year = 1970;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 1;
-    for length in lengths {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    format!("{year}-{month:02}-{:02}", days + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,14 +155,5 @@ mod tests {
         assert!(text.contains("`loadtest compare`, 2000-01-31") && text.contains("Medians of 9 rounds"));
         assert!(text.contains("* kernel: 6"));
         assert!(text.contains("| echo, ours | 1.10 | 1.25 (1.12–1.38) | broken |"), "{text}");
-    }
-
-    #[test]
-    fn dates_follow_the_calendar() {
-        assert_eq!(date(0), "1970-01-01");
-        assert_eq!(date(59), "1970-03-01");
-        assert_eq!(date(11_016), "2000-02-29");
-        assert_eq!(date(11_017), "2000-03-01");
-        assert_eq!(date(19_723), "2024-01-01");
     }
 }
