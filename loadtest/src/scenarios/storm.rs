@@ -1,7 +1,8 @@
 //! Storm: all connections are cut at once and all come back; how long does it take, and what does it cost?
 //!
 //! Who is refused tries again after a delay that is drawn anew each time, as a good client does. Refusals are
-//! counted and are no errors: a server may defend itself, as long as everybody gets back. Refuses to stop
+//! counted and are no errors: a server may defend itself, as long as everybody gets back. Bystanders echo all the
+//! while, and are measured before and during: accepting must leave something for who is there. Refuses to stop
 //! early: the storm is over when as many are open as before, or when nothing moves any more.
 
 use std::cmp::Reverse;
@@ -16,17 +17,21 @@ use crate::args;
 use crate::board::{Counts, Phase};
 use crate::client::{Desk, Dialogue, Farewell, Scenario, Slot, Stage, share};
 use crate::clock;
-use crate::crew::{Crew, thread_count};
+use crate::crew::{Crew, Gathered, thread_count};
 use crate::failure::Failure;
 use crate::fault::Fault;
+use crate::frames::MessageKind;
 use crate::probe::{Server, Usage, Window};
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
-use crate::scenarios::echo::no_connection;
+use crate::scenarios::bystanders::Party;
+use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
+use crate::scenarios::sides::Side;
 use crate::scenarios::{Shared, latencies, merged};
 use crate::sockets;
+use crate::traffic::{self, Traffic};
 
 /// Measures how a server takes it when everybody comes back at once.
 #[derive(Debug, Clone, clap::Args)]
@@ -48,6 +53,15 @@ pub(crate) struct Args {
     /// How long who was refused waits before the next try: between half of it and one and a half.
     #[arg(long, value_parser = parse_duration, default_value = "1s")]
     retry: Duration,
+    /// Connections that stay, and echo at the path of the URL.
+    #[arg(long, default_value_t = 200)]
+    bystanders: u32,
+    /// Messages per second of the bystanders, all together.
+    #[arg(long, default_value_t = 2_000.0)]
+    bystander_rate: f64,
+    /// How long the bystanders echo before the first storm.
+    #[arg(long, value_parser = args::seconds, default_value = "5")]
+    calm: Duration,
     /// How connections are cut.
     #[arg(long, value_enum, default_value_t = Farewell::Reset)]
     farewell: Farewell,
@@ -60,6 +74,9 @@ pub(crate) struct Args {
     /// Fail (status 1) when resident memory after a storm, divided by that before, is above this.
     #[arg(long)]
     max_memory_ratio: Option<f64>,
+    /// Fail (status 1) when the bystanders' 99th percentile during a storm is above this, microseconds.
+    #[arg(long)]
+    max_bystander_p99_us: Option<f64>,
 }
 
 impl Args {
@@ -67,7 +84,14 @@ impl Args {
     pub(crate) fn json(&self) -> Option<&Path> {
         self.shared.json.as_deref()
     }
+
+    fn everybody(&self) -> u32 {
+        self.bystanders + self.connections
+    }
 }
+
+/// Bystanders, and those who are cut.
+type Part = Side<Echo, Storm>;
 
 /// Runs the scenario.
 ///
@@ -79,39 +103,54 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         return Err(Failure::Asked("--connections, --under-way and --rate must be above zero".into()));
     }
     let server = shared.server()?;
-    let plan = shared.plan(None, args.connections)?;
-    let threads = thread_count(shared.threads, args.connections, sockets::PER_TABLE)?;
+    let plan = shared.plan(None, args.everybody())?;
+    let party = party(args)?;
+    let threads = party.threads();
     let progress = Progress::new(server);
     let crew = Crew::start(threads, &plan, |thread| {
-        let slots = share(args.connections, thread, threads);
-        (Storm::new(args, slots, threads), slots)
+        let well = |thread, threads| {
+            let slots = share(args.bystanders, thread, threads);
+            let traffic = Traffic::new(128, MessageKind::Text, slots, threads);
+            (Echo { ramp: Ramp::new(f64::INFINITY), traffic }, slots)
+        };
+        Side::new(&party, thread, well, |slots, threads| Storm::new(args, slots, threads))
     })?;
 
     progress.step("connecting");
-    open(&crew, args.connections, shared.patience, &progress)?;
+    open(&crew, args.everybody(), shared.patience, &progress)?;
     let connected = crew.board().counts().open;
-    if connected == 0 {
+    if connected <= args.bystanders {
         return Err(Failure::Server(no_connection(&crew.finish(&progress)?.faults)));
     }
     let resident_before = settled(&crew, server, &progress)?;
+    crew.board().set_rate_per_s(Some(args.bystander_rate));
+    progress.step("calm");
+    crew.set_phase(Phase::Measure);
+    crew.let_pass(&progress, args.calm, |_| false)?;
+    settle(args, &crew, &progress)?;
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
         rounds.push(storm(args, &crew, server, (number, connected), &progress)?);
     }
 
     let mut gathered = crew.finish(&progress)?;
+    gathered.faults.note_many(Fault::Lost, gathered.counts.sent.saturating_sub(gathered.counts.received));
     let refusals = gathered.faults.take(|fault| matches!(fault, Fault::Refused(_) | Fault::Connect(_)));
     let mut report = shared.report("storm", &plan, threads);
     report.about("connections", args.connections.to_string());
     report.about("farewell", format!("{:?}", args.farewell));
-    report.figure("connected", f64::from(connected), Unit::Count);
+    let cut = connected - args.bystanders;
+    report.about("bystanders", format!("{}, {} messages per second", args.bystanders, args.bystander_rate));
+    report.figure("connected", f64::from(cut), Unit::Count);
     report.figure("refusals", refusals as f64, Unit::Count);
     report.maybe("resident_before", resident_before.map(|bytes| bytes as f64), Unit::Bytes);
     for (number, round) in (1..).zip(&rounds) {
         round.tell(&mut report, number, resident_before);
     }
-    report.percentiles("time_to_back", &merged(gathered.scenarios.iter().map(|storm| &storm.to_back)));
-    let missing = rounds.iter().map(|round| connected - round.back.min(connected)).max();
+    let storms = gathered.scenarios.iter().filter_map(Side::ill);
+    report.percentiles("time_to_back", &merged(storms.map(|storm| &storm.to_back)));
+    tell_bystanders(&mut report, args, &gathered);
+    let missing = rounds.iter().map(|round| cut - round.back.min(cut)).max();
     report.check("all-back", Some(0.0), missing.map(f64::from));
     let slowest = rounds.iter().map(|round| round.seconds).fold(0.0, f64::max);
     report.check(
@@ -126,6 +165,39 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     Ok(report)
 }
 
+/// Threads for both.
+fn party(args: &Args) -> Result<Party, Failure> {
+    let storm = thread_count(args.shared.threads, args.connections, sockets::PER_TABLE)?;
+    Ok(Party {
+        workers: u32::from(args.bystanders > 0),
+        working: args.bystanders,
+        idlers: storm,
+        idle: args.connections,
+    })
+}
+
+/// What bystanders had before the storms and in the worst of them.
+fn tell_bystanders(report: &mut Report, args: &Args, gathered: &Gathered<Part>) {
+    let window = |number: usize| {
+        let echoes = gathered.scenarios.iter().filter_map(Side::well);
+        traffic::window(echoes.map(|echo| &echo.traffic), number)
+    };
+    tell_latencies(report, "bystanders_in_calm", &window(0), false);
+    let mut worst = None;
+    for number in 1..=args.rounds {
+        let during = window(number as usize);
+        tell_latencies(report, &format!("bystanders_of_storm_{number}"), &during, false);
+        worst = worst.into_iter().chain(p99_us(&during)).reduce(f64::max);
+    }
+    report.check("max-bystander-p99-us", args.max_bystander_p99_us, worst);
+}
+
+/// Lets what is under way come back.
+fn settle(args: &Args, crew: &Crew<Part>, progress: &Progress) -> Result<(), Failure> {
+    crew.set_phase(Phase::Settle);
+    crew.wait_until(progress, args.shared.patience, |counts| counts.received >= counts.sent).map(drop)
+}
+
 /// What one storm showed.
 struct Round {
     back: u32,
@@ -138,14 +210,16 @@ struct Round {
 
 fn storm(
     args: &Args,
-    crew: &Crew<Storm>,
+    crew: &Crew<Part>,
     server: Option<Server>,
     (number, connected): (u32, u32),
     progress: &Progress,
 ) -> Result<Round, Failure> {
     progress.step(format!("storm {number}: cut"));
     crew.set_phase(Phase::Warm);
-    crew.wait_until(progress, args.shared.patience, |counts| counts.open == 0 && counts.busy == 0)?;
+    crew.wait_until(progress, args.shared.patience, |counts| {
+        counts.open <= args.bystanders && counts.busy == 0
+    })?;
     progress.step(format!("storm {number}: coming back"));
     let before = crew.board().counts();
     let window = Window::open(server, crew.board())?;
@@ -157,9 +231,11 @@ fn storm(
     })?;
     let usage = window.close(crew.board())?;
     let after = crew.board().counts();
+    settle(args, crew, progress)?;
     let resident_after = settled(crew, server, progress)?;
     let tries = after.attempts - before.attempts;
-    Ok(Round { back: after.open, seconds: usage.seconds, tries, usage, peak, resident_after })
+    let back = after.open.saturating_sub(args.bystanders);
+    Ok(Round { back, seconds: usage.seconds, tries, usage, peak, resident_after })
 }
 
 impl Round {
@@ -184,7 +260,7 @@ impl Round {
     }
 }
 
-/// The connections of one thread. `Warm` cuts them, `Measure` brings them back.
+/// The connections of one thread. `Warm` cuts them, `Measure` brings them back that are cut.
 struct Storm {
     ramp: Ramp,
     phase: Phase,
@@ -193,6 +269,7 @@ struct Storm {
     under_way: u32,
     return_rate_per_s: Option<f64>,
     retry_ns: u64,
+    is_cut: bool,
     began_ns: u64,
     /// When who tries next.
     tries: BinaryHeap<Reverse<(u64, u32)>>,
@@ -209,6 +286,7 @@ impl Storm {
             under_way: args.under_way,
             return_rate_per_s: args.return_rate.map(|rate| rate / f64::from(threads)),
             retry_ns: args::ns(args.retry),
+            is_cut: false,
             began_ns: 0,
             tries: BinaryHeap::new(),
             to_back: latencies(),
@@ -216,6 +294,7 @@ impl Storm {
     }
 
     fn cut(&mut self, desk: &mut Desk) {
+        self.is_cut = true;
         for slot in (0..self.slots).map(Slot) {
             if desk.stage(slot) == Stage::Open {
                 desk.finish(slot, self.farewell);
@@ -260,7 +339,7 @@ impl Scenario for Storm {
                 }
                 u64::MAX
             }
-            Phase::Measure => {
+            Phase::Measure if self.is_cut => {
                 if before != Phase::Measure {
                     self.begin();
                 }
