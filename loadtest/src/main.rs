@@ -28,6 +28,7 @@ mod pace;
 mod payload;
 mod peer;
 mod plot;
+mod priority;
 mod probe;
 mod processors;
 mod progress;

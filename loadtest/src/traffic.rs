@@ -15,6 +15,7 @@ use crate::fault::Fault;
 use crate::frames::{self, MessageKind};
 use crate::pace::Pace;
 use crate::payload;
+use crate::priority;
 use crate::scenarios::latencies;
 
 /// Messages of one connection under way at once in an open loop; more wait, and their corrected latency
@@ -166,6 +167,7 @@ impl Traffic {
         self.pace = desk
             .rate_per_s()
             .map(|rate_per_s| Pace::new(rate_per_s / f64::from(self.sharers), slots, clock::now_ns()));
+        priority::run_ahead(self.pace.is_some());
         if self.pace.is_none() {
             for slot in (0..slots).map(Slot) {
                 if desk.stage(slot) == Stage::Open {

@@ -103,6 +103,8 @@ const LAYERS: [Layer; 9] = [
             // An app server and a client over gRPC, of their own making.
             "prost",
             "protox",
+            // The priority of threads that keep time.
+            "rustix",
             "serde",
             "serde_json",
             "socket2",

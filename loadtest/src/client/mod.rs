@@ -4,17 +4,18 @@
 //! policy: how many connections, what is sent and what is right is the scenario's. Started by `crew`, one per
 //! thread.
 
+mod alarm;
 mod desk;
 mod late_pongs;
 mod link;
 mod lot;
 
 use std::io::{self, Read};
-use std::time::Duration;
 
 use mio::event::Event;
 use mio::{Events, Poll};
 
+use alarm::Alarm;
 pub(crate) use desk::{Desk, Plan};
 pub(crate) use link::{Dialogue, Farewell, Manner, Slot, Stage};
 pub(crate) use lot::{Lot, share};
@@ -92,6 +93,7 @@ impl<S: Scenario> Client<S> {
     /// Only when epoll itself fails.
     pub(crate) fn run(mut self) -> io::Result<(S, Faults)> {
         let mut events = Events::with_capacity(EVENTS);
+        let alarm = Alarm::new(self.poll.registry())?;
         loop {
             let phase = self.desk.phase();
             if phase == Phase::Finish {
@@ -102,10 +104,7 @@ impl<S: Scenario> Client<S> {
             self.sweep();
             self.desk.publish(phase);
             let wait_ns = if self.desk.has_broken() { 0 } else { wait_ns.min(SWEEP_EVERY_NS) };
-            // epoll counts in whole milliseconds and mio rounds up: rounding down here spins through the last
-            // fraction instead of sending everything of an open loop late.
-            let wait = Duration::from_millis(wait_ns / 1_000_000);
-            match self.poll.poll(&mut events, Some(wait)) {
+            match alarm.poll(&mut self.poll, &mut events, wait_ns) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }

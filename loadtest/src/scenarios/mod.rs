@@ -136,8 +136,7 @@ pub(crate) fn work(report: &mut Report, (one, many): Names, count: u64, usage: &
     per_unit
 }
 
-/// Says so when the harness may have been what limited the rate. Not for an open loop, which spins through the
-/// last moment before each send: there being late is the sign.
+/// Says so when the harness may have been what limited the rate. Not for an open loop: there being late is the sign.
 pub(crate) fn warn_when_busy(report: &mut Report, usage: &Usage) {
     if usage.busiest_client_percent > BUSY_PERCENT {
         report.about("caution", "a client thread was busy all the time: try more --threads");
