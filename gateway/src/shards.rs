@@ -94,7 +94,8 @@ impl Bench {
             listener::probe(wanted).map_err(|error| cannot_listen(wanted, &error))?;
         }
         let (report, reports) = sync_channel(1);
-        let (end, ended) = sync_channel(self.prepared.len());
+        let shards = self.prepared.len();
+        let (end, ended) = sync_channel(shards);
         let mut waiting = Waiting { threads: Vec::new(), ended, address: wanted };
         for (number, ((prepared, inbox), stats)) in
             self.prepared.into_iter().zip(self.inboxes).zip(self.stats).enumerate()
@@ -105,7 +106,7 @@ impl Bench {
                 prepared,
                 inbox,
                 stats,
-                clock,
+                clock: clock.staggered(number as u16, shards as u16),
                 keep: settings.shards.own_descriptors.then(|| self.shared.clone()),
                 // The first one finds the port when the kernel chooses it.
                 address: waiting.address,
