@@ -88,16 +88,70 @@ impl<N: Net> Shard<N> {
         let frame = self.backlog.hold(Bytes::from([head, body].concat()), NONE);
         let queued = self.queue(key, frame, written);
         self.backlog.release(frame);
+        let waits = self.rare(key).is_some_and(|rare| !rare.queue.is_empty());
         match queued {
-            Ok(()) => self.pause(key, Pause::Reply),
+            Ok(()) if waits => self.pause(key, Pause::Reply),
+            // It left behind what had become due before it, or with the connection.
+            Ok(()) => {}
             Err(_) => self.overflowed(key, written),
         }
     }
 
-    /// Queues a frame of which `written` bytes have left already.
+    /// Queues a frame of which `written` bytes have left already. While its socket is not known to be full it leaves at the
+    /// end of this turn, with all others that become due until then.
+    ///
+    /// A slow consumer is one whose socket does not take what it is offered. What only waits for the end of the turn says
+    /// nothing about anybody: at a bound it is offered first. And before a connection is closed its full socket is tried
+    /// once more, because there may be room of which no event has told yet.
+    ///
+    /// # Errors
+    /// The bound that it met with its socket full. What is lost by that is up to the caller; when a part of this frame has
+    /// left just now, the connection has been ended.
     pub(crate) fn queue(&mut self, key: Key, frame: FrameIndex, written: usize) -> Result<(), Full> {
+        let mut pushed = self.push(key, frame, written);
+        if pushed.is_err() && written == 0 && (!self.is_full(key) || self.closes_for(key, frame)) {
+            pushed = self.offer(key, frame);
+        }
+        if pushed.is_ok()
+            && let Some(conn) = self.conns.get_mut(key)
+            && !conn.flags.contains(Flags::DIRTY)
+            && !conn.flags.contains(Flags::UNWRITABLE)
+        {
+            conn.flags.insert(Flags::DIRTY);
+            self.dirty.push(key);
+        }
+        pushed
+    }
+
+    /// Whether its socket took less than it was offered, and has not asked for more since.
+    fn is_full(&self, key: Key) -> bool {
+        self.conns.get(key).is_some_and(|conn| conn.flags.contains(Flags::UNWRITABLE))
+    }
+
+    /// Writes what waits and then this frame, of which nothing has left, or queues what does not leave of it.
+    fn offer(&mut self, key: Key, frame: FrameIndex) -> Result<(), Full> {
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.flags.remove(Flags::UNWRITABLE);
+        }
+        self.flush(key);
+        let pushed = self.push(key, frame, 0);
+        if pushed.is_ok() || self.is_full(key) {
+            return pushed;
+        }
+        // Nothing of its own waits any more: it is others who fill the bounds of the node, and it needs no place in them.
+        let bytes = self.backlog.shared(frame).clone();
+        let Left::Behind(written) = self.write_through(key, &[IoSlice::new(&bytes)]) else { return Ok(()) };
+        let pushed = self.push(key, frame, written);
+        if pushed.is_err() && written > 0 {
+            self.overflowed(key, written);
+        }
+        pushed
+    }
+
+    /// Puts a frame of which `written` bytes have left into the queue, where something may give way to it.
+    fn push(&mut self, key: Key, frame: FrameIndex, written: usize) -> Result<(), Full> {
         let now = self.now;
-        let is_full = self.conns.get(key).is_some_and(|conn| conn.flags.contains(Flags::UNWRITABLE));
+        let is_full = self.is_full(key);
         let Some(rare) = self.rare_mut(key) else { return Ok(()) };
         // Borrowed apart: the queue lives in the cold entry, its frames in the backlog.
         let mut queue = std::mem::take(&mut rare.queue);
@@ -121,19 +175,6 @@ impl<N: Net> Shard<N> {
             self.settle(key);
         }
         pushed
-    }
-
-    /// Queues a frame that leaves at the end of this turn, with all others that become due until then.
-    pub(crate) fn due(&mut self, key: Key, frame: FrameIndex) -> Result<(), Full> {
-        self.queue(key, frame, 0)?;
-        if let Some(conn) = self.conns.get_mut(key)
-            && !conn.flags.contains(Flags::DIRTY)
-            && !conn.flags.contains(Flags::UNWRITABLE)
-        {
-            conn.flags.insert(Flags::DIRTY);
-            self.dirty.push(key);
-        }
-        Ok(())
     }
 
     /// Writes what became due in this turn.

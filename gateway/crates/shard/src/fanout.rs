@@ -268,8 +268,7 @@ impl<N: Net> Shard<N> {
                 self.count_out(key, 1, due.payload);
                 continue;
             }
-            let queued = if written > 0 { self.queue(key, frame, written) } else { self.due(key, frame) };
-            match queued {
+            match self.queue(key, frame, written) {
                 Ok(()) => {
                     // Whoever only waits for the end of the turn is not said to wait.
                     if self.conns.get(key).is_some_and(|conn| conn.flags.contains(Flags::UNWRITABLE)) {
@@ -281,7 +280,7 @@ impl<N: Net> Shard<N> {
                 Err(_) => {
                     due.delivered.dropped += 1;
                     let policy = self.policy(key);
-                    if policy != SlowConsumer::Close && written == 0 {
+                    if policy != SlowConsumer::Close && written == 0 && self.is_open(key) {
                         self.count_dropped(policy, 1);
                         continue;
                     }

@@ -134,9 +134,9 @@ impl<N: Net> Shard<N> {
             Some(kind) => message.websocket_as(kind).ok_or(NotDone::NotText)?,
         };
         let frame = self.backlog.hold(bytes.clone(), NONE);
-        let due = self.due(key, frame);
+        let queued = self.queue(key, frame, 0);
         self.backlog.release(frame);
-        match due {
+        match queued {
             Ok(()) => {
                 self.count_out(key, 1, message.payload().len());
                 Ok(())

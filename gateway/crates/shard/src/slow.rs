@@ -1,4 +1,5 @@
 //! Slow consumers: what gives way when a backlog is at its bound, and the bytes that a shard may keep for all of them.
+//! Slow is whose socket is full: what merely waits for the end of a turn gives way to nothing.
 //!
 //! Owns the policies of routes. They touch frames of channels only: a reply, a control frame or a direct message may push
 //! those out, and where that is not enough, or the policy is to close, the connection is closed 1013. A frame that has
@@ -26,8 +27,13 @@ impl<N: Net> Shard<N> {
         self.stats.deliveries_dropped[policy as usize].add(u64::from(frames));
     }
 
-    /// Pushes a frame to the queue of a connection, and makes room for it as the route says. `is_full` says that the
-    /// socket takes no more: what only waits for the end of the turn gives way to nothing newer.
+    /// Whether the connection is closed when this frame finds no place in its backlog.
+    pub(crate) fn closes_for(&self, key: Key, frame: FrameIndex) -> bool {
+        self.policy(key) == SlowConsumer::Close || self.backlog.tag(frame) == NONE
+    }
+
+    /// Pushes a frame to the queue of a connection. When its socket `is_full` room is made for it as the route says; before
+    /// that nothing gives way, because all of it may leave when it is offered.
     pub(crate) fn push_by_policy(
         &mut self,
         key: Key,
@@ -36,7 +42,10 @@ impl<N: Net> Shard<N> {
         is_full: bool,
     ) -> Result<(), Full> {
         let (policy, tag, limit) = (self.policy(key), self.backlog.tag(frame), self.rules.backlog);
-        if policy == SlowConsumer::KeepLatest && is_full {
+        if !is_full {
+            return self.push_within_budget(queue, frame, &limit);
+        }
+        if policy == SlowConsumer::KeepLatest {
             let replaced = self.backlog.drop_tag(queue, tag);
             self.count_dropped(policy, replaced);
         }

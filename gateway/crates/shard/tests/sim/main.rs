@@ -10,6 +10,7 @@ mod api;
 mod authorize;
 mod bad_input;
 mod blocks;
+mod burst;
 mod client;
 mod drain;
 mod dropped;

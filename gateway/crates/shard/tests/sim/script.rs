@@ -44,6 +44,8 @@ pub(crate) struct Pipe {
     edge: Readiness,
     /// A write met its end: room will be an edge.
     wants_room: bool,
+    /// A write has ever met its end.
+    was_full: bool,
     /// The shard writes no more.
     finished: bool,
     closed: Option<Hangup>,
@@ -129,9 +131,9 @@ impl Tcp {
         self.0.borrow_mut().capacity = capacity;
     }
 
-    /// Whether a few messages fill it.
-    pub(crate) fn is_narrow(&self) -> bool {
-        self.0.borrow().capacity < 100_000
+    /// Whether it has ever taken less than it was offered.
+    pub(crate) fn was_full(&self) -> bool {
+        self.0.borrow().was_full
     }
 
     /// How the shard closed it, if it has.
@@ -253,6 +255,7 @@ impl ScriptNet {
         }
         let room = pipe.capacity.saturating_sub(pipe.outbound.len()).min(offered);
         pipe.wants_room |= room < offered;
+        pipe.was_full |= room < offered;
         if room == 0 {
             return Wrote::WouldBlock;
         }

@@ -283,9 +283,8 @@ impl World {
                 self.model.joined(number, granted.as_str());
             }
         }
-        // Whoever reads slowly on a route where messages give way may miss some; what it hears is in order all the same.
-        let gives_way = self.weather.policy(&client.path) != SlowConsumer::Close;
-        if gives_way && (client.facts.stopped_reading || self.weather.is_tight || client.tcp.is_narrow()) {
+        // Whose socket was full on a route where messages give way may miss some; what it hears is in order all the same.
+        if self.weather.policy(&client.path) != SlowConsumer::Close && client.tcp.was_full() {
             self.model.may_miss(number);
         }
         if let Some(kind) = self.weather.kind(&client.path) {
@@ -313,7 +312,8 @@ impl World {
             let fine = match code {
                 None => false,
                 Some(1013) => {
-                    facts.stopped_reading || weather.is_tight || tells_app(&client.path) || self.shedding
+                    let may_be_slow = facts.stopped_reading || weather.is_tight;
+                    (may_be_slow && client.tcp.was_full()) || tells_app(&client.path) || self.shedding
                 }
                 Some(1001) if self.draining || self.shedding => true,
                 Some(1008) => limits || self.judge.expires(number),
@@ -411,7 +411,10 @@ impl World {
                 EndReason::InvalidUtf8 => facts.violated == Some(1007),
                 EndReason::MessageTooBig => facts.violated == Some(1009),
                 EndReason::PongTimeout => facts.mute || facts.stopped_reading,
-                EndReason::SlowConsumer => facts.stopped_reading || self.weather.is_tight,
+                // Who takes all that it is offered is not slow, however much that is.
+                EndReason::SlowConsumer => {
+                    (facts.stopped_reading || self.weather.is_tight) && client.tcp.was_full()
+                }
                 EndReason::Limited => self.weather.is_strict || self.was_blocked(client.peer),
                 EndReason::Idle => {
                     self.weather.life(&client.path).idle_ticks.is_some_and(|idle| ending.age_ticks >= idle)

@@ -1,0 +1,122 @@
+//! Single cases of much at once for somebody who takes all of it: more than a backlog holds becomes due in one turn, and
+//! nobody is a slow consumer for that, whatever the policy of its route.
+
+use shard::rules::SlowConsumer;
+use store::QueueLimit;
+
+use crate::weather::Weather;
+use crate::world::World;
+
+const POLICIES: [SlowConsumer; 4] =
+    [SlowConsumer::Close, SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::KeepLatest];
+
+/// A world with room for so many frames and bytes behind each socket, in which listeners have this policy.
+fn with_backlog(policy: SlowConsumer, entries: u32, bytes: u32) -> World {
+    let mut weather = Weather::fair();
+    weather.rules.backlog = QueueLimit { entries, bytes };
+    weather.rules.routes[3].slow_consumer = policy;
+    World::new(weather, 12)
+}
+
+fn dropped(world: &World) -> u64 {
+    world
+        .nodes
+        .iter()
+        .flat_map(|node| &node.stats.deliveries_dropped)
+        .map(bridge::stats::Counter::value)
+        .sum()
+}
+
+#[test]
+fn more_than_a_backlog_holds_may_become_due_to_a_member_of_two_rooms() {
+    for policy in POLICIES {
+        for (entries, bytes) in [(10, 1 << 20), (100_000, 1000)] {
+            let mut world = with_backlog(policy, entries, bytes);
+            let number = world.open(0, "/hear/a");
+            world.subscribe(number, "room.b");
+            world.rest();
+            // In one turn, and in several walks of each room.
+            for _ in 0..200 {
+                world.publish(0, 50);
+                world.publish(1, 50);
+            }
+            world.rest();
+            world.check_complete(&[number]);
+            assert_eq!(dropped(&world), 0, "{policy:?} {entries} {bytes}");
+        }
+    }
+}
+
+#[test]
+fn more_than_a_backlog_holds_may_be_said_to_one_alone() {
+    for policy in POLICIES {
+        let mut world = with_backlog(policy, 10, 2000);
+        let number = world.open(0, "/hear/a");
+        for _ in 0..200 {
+            world.send(number, 50);
+        }
+        // Behind those that only wait for the end of the turn.
+        (0..100).for_each(|_| world.publish(0, 50));
+        world.rest();
+        world.check_complete(&[number]);
+        assert_eq!(dropped(&world), 0, "{policy:?}");
+    }
+}
+
+#[test]
+fn an_answer_finds_room_behind_what_became_due_in_the_same_turn() {
+    let mut world = with_backlog(SlowConsumer::Close, 2, 100_000);
+    let number = world.open(0, "/echo");
+    world.send(number, 50);
+    world.send(number, 50);
+    world.say(number, 50);
+    world.rest();
+    world.check_complete(&[number]);
+    assert_eq!(world.nodes[0].stats.paused.value(), 0);
+    world.say(number, 50);
+    world.rest();
+    world.check_complete(&[number]);
+}
+
+#[test]
+fn whoever_takes_everything_needs_nothing_of_what_others_have_filled() {
+    for policy in POLICIES {
+        let mut weather = Weather::fair();
+        weather.rules.routes[3].slow_consumer = policy;
+        weather.backlog_bytes = 4000;
+        let mut world = World::new(weather, 12);
+        let (slow, quick) = (world.open(0, "/echo"), world.open(0, "/hear/a"));
+        world.subscribe(quick, "room.b");
+        world.clients[slow].stop_reading();
+        world.clients[slow].tcp.resize(100);
+        world.send(slow, 3800);
+        world.rest();
+        for _ in 0..20 {
+            world.publish(0, 500);
+            world.publish(1, 500);
+        }
+        world.rest();
+        world.check_complete(&[quick]);
+        assert_eq!(dropped(&world), 0, "{policy:?}");
+        assert!(world.ending(slow).is_none());
+    }
+}
+
+#[test]
+fn room_that_no_event_has_told_of_yet_is_found_before_anybody_is_closed() {
+    let mut world = with_backlog(SlowConsumer::Close, 5, 100_000);
+    let number = world.open(0, "/hear/a");
+    world.clients[number].stop_reading();
+    world.clients[number].tcp.resize(300);
+    for _ in 0..5 {
+        world.publish(0, 200);
+        world.rest();
+    }
+    (0..2).for_each(|_| world.send(number, 200));
+    world.clients[number].reading = true;
+    world.act(number);
+    // Orders come before events in a turn.
+    world.rest();
+    assert!(world.ending(number).is_none() && world.clients[number].close.is_none());
+    world.check_complete(&[number]);
+}
