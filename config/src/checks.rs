@@ -19,6 +19,7 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     a_message_fits_the_backlog(settings, reader);
     a_route_stays_within_its_subscriptions(settings, reader);
     a_question_fits_its_route(settings, reader);
+    only_a_publisher_is_excluded(settings, reader);
     jitter_has_an_age(settings, reader);
     a_drain_tells_everybody_to_go(settings, reader);
     what_commands_is_guarded(settings, reader);
@@ -140,6 +141,17 @@ fn a_question_fits_its_route(settings: &Settings, reader: &mut Reader<'_>) {
                 format!("a message of {} bytes", reply.question.len()),
                 format!("messages of at most message_bytes of the route, which is \"{bound}\""),
             );
+        }
+    }
+}
+
+/// Nobody else would hear itself by way of a channel: an echo is an answer, and app servers say to whom they speak.
+fn only_a_publisher_is_excluded(settings: &Settings, reader: &mut Reader<'_>) {
+    for (position, route) in settings.routes.iter().enumerate() {
+        if route.exclude_self && !matches!(route.inbound, Inbound::Publish(_)) {
+            let key = format!("route[{position}].exclude_self");
+            let expected = "false, or inbound = { publish = \"room.{room}\" } beside it".to_owned();
+            reader.contradiction(&[&key], &key, "true".to_owned(), expected);
         }
     }
 }

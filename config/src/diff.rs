@@ -185,8 +185,9 @@ mod tests {
     #[test]
     fn routes_are_compared_by_name_wherever_they_stand() {
         assert_eq!(changes(&format!("{ROOMS}{ECHO}"), &format!("{ECHO}{ROOMS}")), []);
-        let policy = format!("{ROOMS}exclude_self = true\norigins = ['https://example.org']\n{ECHO}");
-        let live = [("route.rooms.exclude_self".to_owned(), true), ("route.rooms.origins".to_owned(), true)];
+        let policy =
+            format!("{ROOMS}slow_consumer = 'drop_oldest'\norigins = ['https://example.org']\n{ECHO}");
+        let live = [("route.rooms.origins".to_owned(), true), ("route.rooms.slow_consumer".to_owned(), true)];
         assert_eq!(changes(&format!("{ROOMS}{ECHO}"), &policy), live);
         let other = ROOMS.replace("'ignore'", "'echo'");
         assert_eq!(changes(ROOMS, &other), [("route.rooms.inbound".to_owned(), false)]);

@@ -122,6 +122,7 @@ fn a_route_is_checked_to_its_last_leaf() {
         format!("subscribe = [{}]", (0..257).map(|n| format!("'c{n}'")).collect::<Vec<_>>().join(", "));
     let cases = [
         ("exclude_self = 1", "exclude_self", "1", "true or false"),
+        ("exclude_self = true", "exclude_self", "true", "inbound = { publish ="),
         ("colour = 1", "colour", "an unknown key", "one of name, path"),
         ("message_bytes = 0", "message_bytes", "0", "from \"1\" to \"1GiB\""),
         ("frame_bytes = 'x'", "frame_bytes", "'x'", "from \"1\" to \"1GiB\""),
