@@ -117,7 +117,7 @@ impl<N: Net> Shard<N> {
         self.received(key, &mut scratch[..bytes]);
         self.scratch = scratch;
         if was_awaited {
-            self.waits_for_messages_again(key);
+            self.is_heard_again(key);
         }
         self.after_reading(key, more)
     }

@@ -146,11 +146,13 @@ impl<N: Net> Shard<N> {
         self.arm(key, first);
     }
 
-    /// The peer has answered a ping: if its route has an idle timeout that may come before the next heartbeat.
-    pub(crate) fn waits_for_messages_again(&mut self, key: Key) {
+    /// The peer has answered a ping, and its timer stands for a pong deadline that means nothing any more. It may, for most
+    /// routes: it then fires before the next heartbeat is due, and finds that out. Where it would fire later than that, or
+    /// later than an idle timeout, it is armed for what comes first.
+    pub(crate) fn is_heard_again(&mut self, key: Key) {
         let is_open = self.conns.get(key).is_some_and(|conn| conn.phase == Phase::Open);
         let life = self.life(key);
-        if is_open && life.idle_ticks.is_some() {
+        if is_open && (life.idle_ticks.is_some() || life.pong_ticks > life.ping_ticks) {
             self.arm_alive(key, life.ping_ticks);
         }
     }

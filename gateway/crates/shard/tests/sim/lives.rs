@@ -27,6 +27,19 @@ fn each_route_has_its_own_heartbeat() {
 }
 
 #[test]
+fn patience_with_a_pong_that_is_longer_than_the_interval_delays_no_ping() {
+    let mut world = lives(Life { ping_ticks: 5, pong_ticks: 50, ..LIFE });
+    let (quick, mute) = (world.open(0, "/echo"), world.open(0, "/echo"));
+    world.clients[mute].go_mute();
+    world.live(52);
+    let pings = world.clients[quick].pings_heard;
+    assert!((9..=11).contains(&pings), "{pings} in 52 ticks");
+    assert!(world.ending(mute).is_none(), "it has its time");
+    world.live(5);
+    assert_eq!(world.ending(mute).unwrap().reason, EndReason::PongTimeout);
+}
+
+#[test]
 fn a_round_trip_is_measured_by_the_clock_that_the_client_sends_back() {
     let mut world = World::new(Weather::fair(), 12);
     let number = world.open(0, "/echo");
