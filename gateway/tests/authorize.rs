@@ -228,6 +228,64 @@ fn calls_carry_metadata_and_a_server_without_a_health_service_counts_as_serving(
     gateway.stop();
 }
 
+#[test]
+fn a_route_begins_and_ceases_to_ask_by_a_reload_and_who_is_in_stays() {
+    let server = Decider::start(|request| match request.query.as_deref() {
+        Some("bob") => {
+            let (user, channels) = (Some("bob".to_owned()), vec!["news".to_owned()]);
+            (AT_ONCE, allow(Allow { user, channels, ..Allow::default() }))
+        }
+        _ => (AT_ONCE, refuse(403, "not you", 0)),
+    });
+    let text = |authorize: &str| {
+        format!(
+            "[[backend]]\nname = 'auth'\nendpoints = ['http://{}']\n\
+             [[route]]\nname = 'members'\npath = '/members/{{room}}'\nsubscribe = ['room.{{room}}']\n\
+             inbound = {{ publish = 'room.{{room}}' }}\n{authorize}\n",
+            server.address
+        )
+    };
+    let gateway = Gateway::start(&text(""));
+    let mut http = gateway.http();
+    let mut reload = |authorize: &str| {
+        gateway.configure(&text(authorize));
+        let answer = http.call("POST", "/v1/reload").good(200).json();
+        assert_eq!(answer["changed"][0]["key"], "route.members.authorize", "{answer}");
+        assert_eq!(answer["shards"], serde_json::json!([answer["number"], answer["number"]]));
+    };
+    // Its handshake begins while nobody is asked, and ends when somebody is.
+    let mut slow = gateway.raw();
+    let request = upgrade_request("/members/a");
+    let (begin, end) = request.split_at(20);
+    slow.send(begin.as_bytes());
+    let mut before = gateway.client("/members/a");
+    before.echoes("nobody asked");
+    assert!(server.asked().is_empty());
+
+    reload("authorize = 'auth'");
+    slow.send(end.as_bytes());
+    assert_eq!(slow.refusal().0, 403, "what counts is when the request is whole");
+    assert_eq!(refused(&gateway, "/members/a"), (403, None, "not you".to_owned()));
+    let mut bob = gateway.client("/members/a?bob");
+    assert_eq!(server.asked().len(), 3);
+    let body = gateway.http().call("GET", &format!("/v1/connections/{}", bob.id)).good(200).json();
+    assert_eq!(body["user"], "bob");
+    before.say("who is in stays in");
+    bob.hears("who is in stays in");
+    before.hears("who is in stays in");
+
+    reload("");
+    let mut after = gateway.client("/members/a");
+    assert_eq!(server.asked().len(), 3, "nobody is asked any more");
+    bob.say("and bob is bob still");
+    after.hears("and bob is bob still");
+    let users = gateway.http().post("/v1/users/bob/messages", "text/plain", b"to bob").good(202).json();
+    assert_eq!(users["subscribers"], 1);
+    bob.hears("and bob is bob still");
+    bob.hears("to bob");
+    gateway.stop();
+}
+
 /// Clients of one thread, which has a descriptor table of its own.
 const CLIENTS_PER_THREAD: usize = 10_000;
 
