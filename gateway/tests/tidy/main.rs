@@ -33,6 +33,16 @@ fn each_source_file_keeps_the_house_rules() {
 }
 
 #[test]
+fn no_file_holds_what_a_merge_could_not_decide() {
+    let endings = [
+        ".rs", ".md", ".toml", ".proto", ".py", ".sh", ".mjs", ".yml", ".yaml", ".html", "Makefile", ".conf",
+        ".service",
+    ];
+    let files = endings.iter().flat_map(|ending| tree::files_ending(ending));
+    none(files.flat_map(|(path, text)| source::conflict_complaints(&path, &text)));
+}
+
+#[test]
 fn each_crate_root_keeps_unsafe_code_out() {
     none(tree::crate_roots().iter().filter_map(source::root_complaint));
 }

@@ -101,6 +101,16 @@ pub(crate) fn complaints(source: &Source) -> Vec<String> {
     found
 }
 
+/// Lines that version control wrote where two changes met, in a file of any kind.
+pub(crate) fn conflict_complaints(path: &str, text: &str) -> Vec<String> {
+    // Of seven signs each, and composed here so that this file passes.
+    let begins = ["<", "|", ">"].map(|sign| sign.repeat(7) + " ");
+    let divides = "=".repeat(7);
+    let is_marker = |line: &str| line == divides || begins.iter().any(|begin| line.starts_with(begin));
+    let lines = text.lines().enumerate().filter(|(_, line)| is_marker(line));
+    lines.map(|(index, _)| format!("{path}:{}: decide between the two sides of a merge", index + 1)).collect()
+}
+
 /// Crate roots forbid unsafe code; `net` may only deny it, so that its one file can allow it again.
 pub(crate) fn root_complaint(source: &Source) -> Option<String> {
     let holds = |line: &str| code::lines_with(&source.code, line).next().is_some();
@@ -306,6 +316,17 @@ mod tests {
             said("a/src/lib.rs", &format!("#[cfg(test)]\nmod tests {{ {sleeps} }}")).contains("lib.rs:3")
         );
         assert_eq!(said("a/src/lib.rs", sleeps), "");
+    }
+
+    #[test]
+    fn both_sides_of_a_merge_are_refused() {
+        let marked = |sign: &str, rest: &str| format!("a\n{}{rest}\nb\n", sign.repeat(7));
+        for text in [marked("<", " HEAD"), marked("|", " base"), marked("=", ""), marked(">", " other")] {
+            assert!(conflict_complaints("X.md", &text)[0].starts_with("X.md:2: decide"), "{text}");
+        }
+        for text in [marked("=", "="), marked("<", ""), "| a | b |\n|---|---|\n".to_owned()] {
+            assert_eq!(conflict_complaints("X.md", &text), [""; 0], "{text}");
+        }
     }
 
     #[test]
