@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program speaks to whoever started it")]
 
 mod admin;
+mod answers;
 mod api;
 mod app;
 mod backends;

@@ -28,6 +28,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use shard::limit::Gate;
 
 use crate::admin::Requests;
+use crate::answers::{self, Labels};
 use crate::cluster::Nodes;
 use crate::grpc::Answers;
 use crate::in_force::Live;
@@ -265,25 +266,27 @@ impl Register<'_> {
             HTTP_REQUESTS,
             "Requests to the HTTP side, by role and the status of the answer.",
         );
-        for (role, code, role_label, code_label) in Requests::series() {
-            let labels = vec![
-                Label::from_static_parts("role", role_label),
-                Label::from_static_parts("code", code_label),
-            ];
-            self.counter(HTTP_REQUESTS, labels, Box::new(move |from| from.requests.value(role, code)));
-        }
+        self.answers(HTTP_REQUESTS, ["role", "code"], |from| &from.requests);
     }
 
     fn grpc(&mut self) {
         self.describe_gauge(GRPC_CONNECTIONS, "Connections of app servers and tools to the gRPC listener.");
         self.gauge(GRPC_CONNECTIONS, Vec::new(), Box::new(|from| from.answers.connections()));
         self.describe_counter(GRPC_REQUESTS, "Calls over gRPC, by method and the code of the answer.");
-        for (method, code, method_label, code_label) in Answers::series() {
-            let labels = vec![
-                Label::from_static_parts("method", method_label),
-                Label::from_static_parts("code", code_label),
-            ];
-            self.counter(GRPC_REQUESTS, labels, Box::new(move |from| from.answers.value(method, code)));
+        self.answers(GRPC_REQUESTS, ["method", "code"], |from| &from.answers);
+    }
+
+    /// Registers the cells of a table, each with its two labels.
+    fn answers<L: Labels + 'static>(
+        &mut self,
+        name: &'static str,
+        [asked, answered]: [&'static str; 2],
+        of: fn(&Sources) -> &answers::Answers<L>,
+    ) {
+        for (place, one, other) in answers::Answers::<L>::series() {
+            let labels =
+                vec![Label::from_static_parts(asked, one), Label::from_static_parts(answered, other)];
+            self.counter(name, labels, Box::new(move |from| of(from).value(place)));
         }
     }
 

@@ -1,12 +1,10 @@
-//! Owns the figures of gRPC: how many calls of each method were answered with which code, and how many connections there
-//! are. Labels are bounded: the methods of the service, and the codes of gRPC. Counted by the dispatch, read by the
-//! metrics.
-
-use std::sync::atomic::{AtomicU64, Ordering};
+//! Under which labels calls over gRPC are counted: the methods of the service, and the codes of gRPC. Owns their order;
+//! the cells are those of [`crate::answers`]. Counted by the dispatch.
 
 use tonic::Code;
 
 use super::dispatch::Method;
+use crate::answers::{self, Labels};
 
 /// Labels of the codes, by number.
 const CODES: [&str; 17] = [
@@ -29,55 +27,34 @@ const CODES: [&str; 17] = [
     "unauthenticated",
 ];
 
-/// The label of what is no method of the service: health, reflection, unknown paths.
-const OTHER: &str = "other";
-
-/// The counters; several threads write them.
-#[derive(Debug, Default)]
-pub(crate) struct Answers {
-    given: [[AtomicU64; CODES.len()]; Method::ALL.len() + 1],
-    connections: AtomicU64,
-}
-
-/// A connection that is held; it is counted until this is dropped.
-#[derive(Debug)]
-pub(super) struct Held<'a>(&'a Answers);
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+/// Labels of the methods, and of what is none: health, reflection, unknown paths.
+const METHODS: [&str; Method::ALL.len() + 1] = {
+    let mut labels = ["other"; Method::ALL.len() + 1];
+    let mut place = 0;
+    while place < Method::ALL.len() {
+        labels[place] = Method::ALL[place].name();
+        place += 1;
     }
+    labels
+};
+
+/// A call, by its method.
+#[derive(Debug)]
+pub(crate) enum Calls {}
+
+impl Labels for Calls {
+    const ASKED: &'static [&'static str] = &METHODS;
+    const ANSWERED: &'static [&'static str] = &CODES;
 }
+
+/// What was answered over gRPC.
+pub(crate) type Answers = answers::Answers<Calls>;
 
 impl Answers {
     /// A call of a method, or of none, was answered.
     pub(super) fn given(&self, method: Option<Method>, code: Code) {
-        let method = method.map_or(Method::ALL.len(), |method| method as usize);
-        self.given[method][code as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A connection was accepted.
-    pub(super) fn hold(&self) -> Held<'_> {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Held(self)
-    }
-
-    /// Connections held.
-    pub(crate) fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    /// Every series: its place, method and code.
-    pub(crate) fn series() -> impl Iterator<Item = (usize, usize, &'static str, &'static str)> {
-        let methods = Method::ALL.into_iter().map(Method::name).chain([OTHER]);
-        methods.enumerate().flat_map(|(method, name)| {
-            CODES.into_iter().enumerate().map(move |(code, label)| (method, code, name, label))
-        })
-    }
-
-    /// The value at a place of [`Answers::series`].
-    pub(crate) fn value(&self, method: usize, code: usize) -> u64 {
-        self.given[method][code].load(Ordering::Relaxed)
+        let method = method.map_or(METHODS.len() - 1, |method| method as usize);
+        self.count(method, code as usize);
     }
 }
 
@@ -90,18 +67,17 @@ mod tests {
         let answers = Answers::default();
         answers.given(Some(Method::Publish), Code::Unauthenticated);
         answers.given(None, Code::Ok);
-        let counted: Vec<_> = Answers::series()
-            .filter(|(method, code, ..)| answers.value(*method, *code) > 0)
-            .map(|(_, _, method, code)| (method, code))
-            .collect();
-        assert_eq!(counted, [("Publish", "unauthenticated"), ("other", "ok")]);
+        assert_eq!(answers.counted(), [("Publish", "unauthenticated", 1), ("other", "ok", 1)]);
     }
 
     #[test]
-    fn codes_stand_in_the_order_of_their_numbers() {
+    fn codes_and_methods_stand_in_the_order_of_their_numbers() {
         for (number, label) in CODES.into_iter().enumerate() {
             let named = format!("{:?}", Code::from_i32(number as i32)).to_lowercase();
             assert_eq!(named, label.replace('_', ""));
+        }
+        for method in Method::ALL {
+            assert_eq!(METHODS[method as usize], method.name());
         }
     }
 }
