@@ -38,7 +38,7 @@ use crate::service::Supervisor;
 use crate::shards::{Bench, Blueprint, Running, THREAD_PREFIX};
 use crate::signals::Signals;
 use crate::upstreams::Upstreams;
-use crate::{logging, memory, rules};
+use crate::{exhausted, logging, memory, rules};
 
 /// Batches of events that may wait for the pump.
 const BATCHES_MAX: usize = 256;
@@ -299,6 +299,7 @@ impl Node {
         servers.push(runtime.spawn(cluster::run(Arc::clone(&admin), stopped())));
         let stats = admin.stats.clone();
         runtime.spawn(memory::watch(Arc::clone(&admin)));
+        runtime.spawn(exhausted::watch(stats.clone()));
         let before = Before::default();
         let lifecycle =
             Lifecycle { signals, orders, admin, service: Supervisor::find(), before: before.clone(), file };

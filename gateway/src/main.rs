@@ -11,6 +11,7 @@ mod bus;
 mod cluster;
 mod doctor;
 mod endings;
+mod exhausted;
 mod grpc;
 mod in_force;
 mod lifecycle;

@@ -88,6 +88,7 @@ fn without_a_descriptor_left_clients_wait_in_the_kernel_and_are_served_when_ther
     assert_eq!(scrape().value("process_max_fds"), f64::from(LIMIT));
     let crowd: Vec<Raw> = (0..LIMIT).map(|_| gateway.raw()).collect();
     harness::eventually("no descriptor is left", || (scrape().turned("descriptors") > 0.0).then_some(()));
+    gateway.logged(&["no descriptor is left", "gateway doctor"]);
     let mut late = gateway.raw();
     late.send(upgrade_request("/echo").as_bytes());
     // From here on nobody else comes: no event tells the gateway to look at its listener again.
