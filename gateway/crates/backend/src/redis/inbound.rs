@@ -1,6 +1,7 @@
 //! The connection that writes streams: does what [`super::streams`] says, and settles what Redis has.
 //!
-//! Whatever happens to the connection, the feed is read on: the pump must not wait. What waits meanwhile is bounded by
+//! Nothing is written while the bus is away, though this connection may stand: an app server would answer at once, and
+//! this node not hear it. Whatever happens, the feed is read on: the pump must not wait. What waits meanwhile is bounded by
 //! the shards' quota. A route that does not want to wait while the bus is away says so; its events are given up then.
 
 use std::future::Future;
@@ -11,10 +12,11 @@ use std::time::Duration;
 use bridge::inbound::Occurrence;
 use bridge::{Command, Inbound, Switchboard};
 use redis::RedisResult;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::entry::Writer;
-use super::health::{Health, Part};
+use super::health::{Health, Part, Standing};
 use super::keys::Keys;
 use super::link::{Backoff, Connected, Link, PING_INTERVAL, Problem, is_loss};
 use super::orders;
@@ -62,6 +64,16 @@ struct Stage {
     /// Nothing was said since.
     quiet_since: Instant,
     routes: Arc<[RouteOnBus]>,
+    standing: watch::Receiver<Standing>,
+    /// The loss at which events of routes that do not wait were given up.
+    given_up: Option<u64>,
+}
+
+impl Stage {
+    /// All of the bus is there.
+    fn is_up(&self) -> bool {
+        self.standing.borrow().is_up
+    }
 }
 
 impl InboundTask {
@@ -69,8 +81,15 @@ impl InboundTask {
     pub(crate) async fn run(mut self) {
         let now = Instant::now();
         let routes = self.routes.now();
-        let mut stage =
-            Stage { started: now, connected: None, backoff: Backoff::default(), quiet_since: now, routes };
+        let mut stage = Stage {
+            started: now,
+            connected: None,
+            backoff: Backoff::default(),
+            quiet_since: now,
+            routes,
+            standing: self.health.standing(),
+            given_up: None,
+        };
         let mut work: Option<Work> = Some(self.connect(Duration::ZERO));
         let mut rest_until = now;
         let mut gaps = self.health.gaps();
@@ -80,6 +99,7 @@ impl InboundTask {
             if !is_fed && is_told && self.streams.waiting() == 0 {
                 return;
             }
+            self.give_up_what_waits(&mut stage);
             if work.is_none() {
                 match self.next(&mut stage) {
                     Next::Work(next) => work = Some(next),
@@ -97,6 +117,7 @@ impl InboundTask {
                 },
                 () = tokio::time::sleep_until(rest_until), if work.is_none() => {}
                 problem = ended(&stage.connected), if work.is_none() => self.lost(problem, &mut stage),
+                Ok(()) = stage.standing.changed() => {}
                 Ok(()) = gaps.changed() => {
                     let gap = *gaps.borrow_and_update();
                     self.tell(gap, &mut stage);
@@ -109,7 +130,7 @@ impl InboundTask {
 
     fn take(&mut self, events: Vec<Inbound>, stage: &mut Stage) {
         stage.routes = self.routes.now();
-        let is_away = stage.connected.is_none();
+        let is_away = !stage.is_up();
         for inbound in events {
             let on_loss = on_loss(&stage.routes, inbound.route);
             if is_away && on_loss != OnLoss::Pause {
@@ -157,7 +178,8 @@ impl InboundTask {
             return Next::Work(self.connect(stage.backoff.next()));
         };
         let now_ms = stage.started.elapsed().as_millis() as u64;
-        let work: Work = match self.streams.step(now_ms) {
+        let step = if stage.is_up() { self.streams.step(now_ms) } else { Step::Wait(None) };
+        let work: Work = match step {
             Step::Add => {
                 let order = orders::Add::new(&self.keys, &self.writer, &stage.routes, &self.streams);
                 Box::pin(async move { Outcome::Added(order.run(connection).await) })
@@ -243,6 +265,15 @@ impl InboundTask {
         stage.connected = None;
         self.health.lost(Part::Adding, problem);
         self.streams.lost();
+    }
+
+    /// After each loss, once: events of routes that do not want to wait. What is under way may be in.
+    fn give_up_what_waits(&mut self, stage: &mut Stage) {
+        let Standing { is_up, losses } = *stage.standing.borrow();
+        if is_up || stage.given_up == Some(losses) || !self.streams.under_way().is_empty() {
+            return;
+        }
+        stage.given_up = Some(losses);
         let routes = self.routes.now();
         for inbound in self.streams.take_out(|route| on_loss(&routes, route) != OnLoss::Pause) {
             self.give_up(&inbound, on_loss(&routes, inbound.route));

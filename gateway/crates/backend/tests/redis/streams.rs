@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use backend::joint::OnLoss;
+use backend::redis::Server;
 use backend::{Bus as _, BusState};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
@@ -279,4 +280,41 @@ async fn a_route_that_does_not_wait_gives_up_while_the_server_is_away() {
         node.stop().await;
         server.restart();
     }
+}
+
+#[tokio::test]
+async fn nothing_is_in_a_stream_before_an_answer_would_be_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let rights = "~gateway:* &gateway:* +@all -subscribe";
+    let acl = format!("user default on nopass ~* &* +@all\nuser edge on >secret {rights}\n");
+    std::fs::write(folder.path().join("users.acl"), acl).unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "secret").unwrap();
+    let server = Redis::start_in(folder, &["--aclfile", "users.acl"]);
+    let mut redis = server.connection().await;
+    let login = Server { user: Some("edge".to_owned()), password_file: Some(password), ..server.server() };
+    let mut node = Node::start("one", login);
+    node.say(0, b"hello").await;
+    // Both other connections have been there for so long without anything to do that they asked whether Redis is.
+    let started = Instant::now();
+    let mut looks = tokio::time::interval(PAUSE);
+    loop {
+        looks.tick().await;
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut redis).await.unwrap();
+        let idle = clients.lines().filter(|line| line.contains(" user=edge ") && line.contains(" cmd=ping "));
+        if idle.count() >= 2 {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "{clients}");
+    }
+    node.look();
+    let stream = stream(bridge::Address { shard: 0, slot: 0, generation: 1 }.partition(4));
+    let length: u64 = redis::cmd("XLEN").arg(&stream).query_async(&mut redis).await.unwrap();
+    assert_eq!((length, node.unsettled()), (0, 1));
+    redis::cmd("ACL").arg(&["SETUSER", "edge", "+subscribe"]).exec_async(&mut redis).await.unwrap();
+    node.is_up().await;
+    node.until("it is settled", |node| node.unsettled() == 0).await;
+    let length: u64 = redis::cmd("XLEN").arg(&stream).query_async(&mut redis).await.unwrap();
+    assert_eq!(length, 1);
+    node.stop().await;
 }
