@@ -15,13 +15,15 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::admin::Admin;
-use crate::api::command;
+use crate::api::command::{self, Reply};
 use crate::node;
 
 /// Between two looks at who is lost.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Commands that are obeyed at once; those beyond are answered busy.
 const COMMANDS_MAX: usize = 256;
+/// Such answers under way; beyond them nothing is answered.
+const REFUSALS_MAX: usize = 256;
 
 /// Other nodes that are there, by name. One name may be there twice for a while: a node that died, and its next life.
 #[derive(Debug, Default)]
@@ -57,9 +59,19 @@ pub(crate) async fn run(admin: Arc<Admin>, stopped: impl Future<Output = ()>) {
     let Some(peers) = bus.bus().peers() else { return };
     let Some(heard) = peers.hear() else { return };
     let presence = Presence::new(Instant::now(), node::random());
-    let losses = losses(&admin);
-    let commands = Arc::new(Semaphore::new(COMMANDS_MAX));
-    Cluster { admin: &admin, peers, presence, commands, beats: 0, losses }.run(heard, stopped).await;
+    let room = |places| Arc::new(Semaphore::new(places));
+    Cluster {
+        admin: &admin,
+        peers,
+        presence,
+        commands: room(COMMANDS_MAX),
+        refusals: room(REFUSALS_MAX),
+        beats: 0,
+        losses: losses(&admin),
+        was_away: bus.bus().state() == BusState::Away,
+    }
+    .run(heard, stopped)
+    .await;
 }
 
 /// How often the bus was lost.
@@ -72,8 +84,10 @@ struct Cluster<'a> {
     peers: &'a dyn Peers,
     presence: Presence,
     commands: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
     beats: u64,
     losses: u64,
+    was_away: bool,
 }
 
 impl Cluster<'_> {
@@ -104,11 +118,16 @@ impl Cluster<'_> {
 
     async fn look(&mut self) {
         let losses = losses(self.admin);
-        let deaf = losses != self.losses || self.admin.publisher.bus().state() == BusState::Away;
-        self.losses = losses;
-        let lost = self.presence.judge(Instant::now(), deaf);
+        let is_away = self.admin.publisher.bus().state() == BusState::Away;
+        let was_lost = losses != self.losses;
+        let is_back = !is_away && (self.was_away || was_lost);
+        (self.losses, self.was_away) = (losses, is_away);
+        let lost = self.presence.judge(Instant::now(), is_away || was_lost);
         // Those whose loss another observer told go without news.
         self.show();
+        if is_back {
+            self.beat(false).await;
+        }
         for news in lost {
             tracing::warn!(node = %news.node, epoch = %news.epoch, "a node is lost");
             self.peers.tell(news).await;
@@ -148,20 +167,27 @@ impl Cluster<'_> {
     }
 
     fn obey(&self, asked: Asked) {
-        let Asked { command, to_all, answer } = asked;
         let admin = Arc::clone(self.admin);
-        let Ok(permit) = Arc::clone(&self.commands).try_acquire_owned() else {
-            // Whoever asked may have left.
-            let _ = answer.map(|answer| answer.send(command::refuse_busy(&admin)));
-            return;
-        };
-        tokio::spawn(async move {
-            let said = command::obey(&admin, &command, to_all).await;
-            if let (Some(answer), Some(said)) = (answer, said) {
-                let _ = answer.send(said);
-            }
-            drop(permit);
-        });
+        if let Ok(permit) = Arc::clone(&self.commands).try_acquire_owned() {
+            tokio::spawn(async move {
+                let reply = command::obey(&admin, &asked).await;
+                answer(&admin, reply).await;
+                drop((permit, asked));
+            });
+        } else if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
+            tokio::spawn(async move {
+                answer(&admin, command::refuse_busy(&admin, &asked)).await;
+                drop(permit);
+            });
+        } else if let Some(stats) = self.admin.publisher.bus().stats() {
+            stats.undelivered.add(1);
+        }
+    }
+}
+
+async fn answer(admin: &Admin, reply: Option<Reply>) {
+    if let (Some(Reply { to, answer }), Some(peers)) = (reply, admin.publisher.bus().peers()) {
+        peers.answer(&to, answer).await;
     }
 }
 

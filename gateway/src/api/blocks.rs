@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
+use backend::proto::command::{self as wire, Order};
 use bridge::Command;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 use shard::limit::{BLOCKS_MAX, Block, Network};
 
-use super::command::{self, call_others, silent};
+use super::command::{Done, call_others, silent};
 use super::{Error, Reason};
 use crate::admin::Admin;
 use crate::limits;
@@ -32,8 +31,8 @@ pub(crate) fn tick(admin: &Admin) -> u32 {
 /// `bad_request`, `blocks_full`; `busy` when who is in may stay.
 pub(crate) async fn put(admin: &Admin, network: Network, ttl_s: u32) -> Result<(Block, Vec<String>), Error> {
     let block = put_here(admin, network, ttl_s).await?;
-    let order = command::Command::Block { cidr: network.to_string(), ttl_s };
-    let others = call_others::<IgnoredAny>(admin, &order).await?;
+    let order = Order::Block(wire::Block { cidr: network.to_string(), ttl_s });
+    let others = call_others(admin, order).await;
     Ok((block, silent(&others)))
 }
 
@@ -41,7 +40,7 @@ pub(crate) async fn put(admin: &Admin, network: Network, ttl_s: u32) -> Result<(
 ///
 /// # Errors
 /// As [`put`].
-pub(super) async fn put_here(admin: &Admin, network: Network, ttl_s: u32) -> Result<Block, Error> {
+async fn put_here(admin: &Admin, network: Network, ttl_s: u32) -> Result<Block, Error> {
     if !(1..=TTL_MAX_S).contains(&ttl_s) {
         return Err(bad_ttl());
     }
@@ -75,20 +74,15 @@ pub(crate) fn bad_ttl() -> Error {
     Error::new(Reason::BadRequest, format!("ttl is in seconds, from 1 to {TTL_MAX_S}; mend the query."))
 }
 
-#[derive(Deserialize)]
-struct Lifted {
-    was_blocked: bool,
-}
-
 /// Lifts a block on every node.
 ///
 /// # Errors
 /// `not_blocked` when no node had it; `node_silent` when a node did not answer and may still have it.
 pub(crate) async fn lift(admin: &Admin, network: Network) -> Result<(), Error> {
     let here = lift_here(admin, network);
-    let order = command::Command::Unblock { cidr: network.to_string() };
-    let others = call_others::<Lifted>(admin, &order).await?;
-    let there = others.iter().any(|(_, answer)| answer.as_ref().is_ok_and(|lifted| lifted.was_blocked));
+    let order = Order::Unblock(wire::Unblock { cidr: network.to_string() });
+    let others = call_others(admin, order).await;
+    let there = others.iter().any(|(_, answer)| matches!(answer, Ok(Done::WasBlocked(true))));
     match silent(&others) {
         silent if !silent.is_empty() => Err(Error::new(
             Reason::NodeSilent,
@@ -103,12 +97,28 @@ pub(crate) async fn lift(admin: &Admin, network: Network) -> Result<(), Error> {
 }
 
 /// Lifts a block on this node; `false` when there was none.
-pub(super) fn lift_here(admin: &Admin, network: Network) -> bool {
+fn lift_here(admin: &Admin, network: Network) -> bool {
     let was_blocked = admin.gate.blocks().remove(network, tick(admin));
     if was_blocked {
         tracing::info!(%network, "network no longer blocked");
     }
     was_blocked
+}
+
+/// Blocks a network on this node, as somebody on the bus says.
+///
+/// # Errors
+/// As [`put`], and `bad_network`.
+pub(super) async fn block(admin: &Admin, order: &wire::Block) -> Result<(), Error> {
+    put_here(admin, network(admin, &order.cidr)?, order.ttl_s).await.map(|_| ())
+}
+
+/// Lets one in again; whether it was blocked.
+///
+/// # Errors
+/// `bad_network`.
+pub(super) fn unblock(admin: &Admin, order: &wire::Unblock) -> Result<bool, Error> {
+    Ok(lift_here(admin, network(admin, &order.cidr)?))
 }
 
 /// There is no such block.

@@ -1,248 +1,192 @@
-//! Owns commands over the bus: their JSON form, obeying one on this node by the same functions that HTTP and gRPC call, and
-//! asking other nodes. Whoever may publish on the bus may command; there are no tokens.
-//!
-//! A command is an object with one key, as in `{"send": {"connection": "…", "text": "hello"}}`. The answer names node and
-//! epoch, and has either `done` or `error`, with a reason of the closed set.
+//! Owns commands over the bus: obeying one on this node by the same functions that HTTP and gRPC call, and asking other
+//! nodes. Whoever may publish on the bus may command; there are no tokens. Their forms, JSON and Protobuf, are [`form`]'s;
+//! nodes speak Protobuf to each other.
+
+mod form;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use backend::peers::{CallError, call_all};
-use bridge::{ConnId, Kind, Message, NodeName};
+use backend::Peers;
+use backend::peers::{Asked, CallError, call_all};
+use backend::proto;
+use backend::proto::command::Order;
+use bridge::NodeName;
 use bytes::Bytes;
-use data_encoding::BASE64;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use super::connections::{self, Goodbye};
-use super::list::{self, Place};
-use super::{Error, Reason, blocks, users};
+use self::form::Question;
+use super::connections::{self, Connection};
+use super::list::{self, Part};
+use super::{Error, Reason, blocks, protobuf, users};
 use crate::admin::Admin;
 
 /// How long another node may take: longer than its shards have.
 pub(super) const CALL_WITHIN: Duration = Duration::from_secs(3);
 
-/// What can be asked of a node.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum Command {
-    /// A message to one connection: `text` or `base64`.
-    Send { connection: String, text: Option<String>, base64: Option<String> },
-    /// Closes one.
-    Close {
-        connection: String,
-        code: Option<u16>,
-        #[serde(default)]
-        reason: String,
-    },
-    /// Puts one into a channel.
-    Subscribe { connection: String, channel: String },
-    /// Takes one out of a channel.
-    Unsubscribe { connection: String, channel: String },
-    /// Describes one.
-    Describe { connection: String },
-    /// Lists those of this node, if it still lives the life of this epoch, where one is given.
-    List {
-        epoch: Option<u32>,
-        #[serde(default)]
-        from: Place,
-        limit: u16,
-    },
-    /// Closes all of a user on this node.
-    CloseUser {
-        user: String,
-        code: Option<u16>,
-        #[serde(default)]
-        reason: String,
-    },
-    /// Keeps a network out.
-    Block { cidr: String, ttl_s: u32 },
-    /// Lets it in again.
-    Unblock { cidr: String },
+/// What became of an order that was obeyed.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// There is nothing more to say.
+    Nothing,
+    /// It was about this connection.
+    Connection(Box<Connection>),
+    /// Connections of one node.
+    Page(Part),
+    /// So many connections are being closed.
+    Closed(u32),
+    /// Whether there was something to lift.
+    WasBlocked(bool),
 }
 
-impl Command {
-    /// A message to a connection.
-    pub(super) fn send(connection: &ConnId, message: &Message) -> Self {
-        let (mut text, mut base64) = (None, None);
-        match (message.kind(), std::str::from_utf8(message.payload())) {
-            (Kind::Text, Ok(payload)) => text = Some(payload.to_owned()),
-            _ => base64 = Some(BASE64.encode(message.payload())),
-        }
-        Self::Send { connection: connection.to_string(), text, base64 }
-    }
-
-    /// The connection that it is about, where it is about one.
-    fn connection(&self) -> Option<&str> {
-        match self {
-            Self::Send { connection, .. }
-            | Self::Close { connection, .. }
-            | Self::Subscribe { connection, .. }
-            | Self::Unsubscribe { connection, .. }
-            | Self::Describe { connection } => Some(connection),
-            Self::List { .. } | Self::CloseUser { .. } | Self::Block { .. } | Self::Unblock { .. } => None,
-        }
-    }
+/// An answer, and where it goes.
+pub(crate) struct Reply {
+    /// An address of the bus.
+    pub(crate) to: String,
+    /// In the form of the command.
+    pub(crate) answer: Bytes,
 }
 
-/// What a node answers.
-#[derive(Debug, Serialize, Deserialize)]
-struct Answer {
-    node: String,
-    epoch: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    done: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Refused>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Refused {
-    reason: String,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    retry_after_s: Option<u16>,
-}
-
-/// Obeys a command from the bus. The answer; `None` when it went to all nodes and is about a connection of another.
-pub(crate) async fn obey(admin: &Admin, command: &[u8], to_all: bool) -> Option<Bytes> {
+/// Obeys a command from the bus. `None` when nobody waits for an answer, or it went to all nodes and is about a connection
+/// of another.
+pub(crate) async fn obey(admin: &Admin, asked: &Asked) -> Option<Reply> {
     if let Some(stats) = admin.publisher.bus().stats() {
         stats.commands.add(1);
     }
-    let command: Result<Command, _> = serde_json::from_slice(command);
-    let outcome = match command {
-        Ok(command) => match command.connection().map(|id| admin.hold(id)) {
-            Some(Err(error)) if error.reason == Reason::Gone && to_all => return None,
+    let peers = admin.publisher.bus().peers()?;
+    let Question { manner, reply_to, order } = form::read(&asked.command);
+    let Ok(to) = address(peers, asked, &reply_to) else {
+        // It asks for an answer where none may go, and would wait for one in vain.
+        malformed(admin);
+        return None;
+    };
+    let outcome = match order {
+        Ok(order) => match connection(&order).map(|id| admin.hold(id)) {
+            Some(Err(error)) if error.reason == Reason::Gone && asked.to_all => return None,
             Some(Err(error)) => Err(error),
-            Some(Ok(())) | None => perform(admin, command).await,
+            Some(Ok(())) | None => perform(admin, order).await,
         },
         Err(mistake) => {
-            if let Some(stats) = admin.publisher.bus().stats() {
-                stats.malformed.add(1);
-            }
+            malformed(admin);
             Err(Error::new(Reason::BadRequest, format!("This is no command: {mistake}.")))
         }
     };
-    let answer = written(admin, outcome);
-    let bytes_max = admin.publisher.bus().peers().map_or(usize::MAX, |peers| peers.answer_bytes_max());
+    let answer = manner.answer(&admin.node, admin.epoch, outcome);
+    let bytes_max = peers.bytes_max();
     if answer.len() <= bytes_max {
-        return Some(answer);
+        return Some(Reply { to: to?, answer });
     }
     let detail =
         format!("The answer has {} bytes, and the bus takes {bytes_max}; ask for less.", answer.len());
-    Some(written(admin, Err(Error::new(Reason::TooLarge, detail))))
+    let answer = manner.answer(&admin.node, admin.epoch, Err(Error::new(Reason::TooLarge, detail)));
+    Some(Reply { to: to?, answer })
 }
 
-/// The answer to a command for which there is no room.
-pub(crate) fn refuse_busy(admin: &Admin) -> Bytes {
-    written(admin, Err(Error::busy()))
+fn malformed(admin: &Admin) {
+    if let Some(stats) = admin.publisher.bus().stats() {
+        stats.malformed.add(1);
+    }
 }
 
-fn written(admin: &Admin, outcome: Result<Value, Error>) -> Bytes {
-    let (done, error) = match outcome {
-        Ok(done) => (Some(done), None),
-        Err(Error { reason, detail, retry_after_s }) => {
-            let (reason, detail) = (reason.label().to_owned(), detail.into_owned());
-            (None, Some(Refused { reason, detail, retry_after_s }))
+/// The answer to a command for which there is no room; `None` when nobody waits for one.
+pub(crate) fn refuse_busy(admin: &Admin, asked: &Asked) -> Option<Reply> {
+    let peers = admin.publisher.bus().peers()?;
+    let Question { manner, reply_to, .. } = form::read(&asked.command);
+    let to = address(peers, asked, &reply_to).ok()??;
+    Some(Reply { to, answer: manner.answer(&admin.node, admin.epoch, Err(Error::busy())) })
+}
+
+/// Where the answer goes, if there is to be one.
+fn address(peers: &dyn Peers, asked: &Asked, reply_to: &str) -> Result<Option<String>, ()> {
+    match (&asked.reply_to, reply_to) {
+        (Some(to), _) => Ok(Some(to.clone())),
+        (None, "") => Ok(None),
+        (None, to) if peers.may_answer(to) => Ok(Some(to.to_owned())),
+        (None, _) => Err(()),
+    }
+}
+
+/// The connection that an order is about, where it is about one.
+fn connection(order: &Order) -> Option<&str> {
+    match order {
+        Order::Send(proto::command::Send { connection, .. })
+        | Order::Close(proto::command::CloseOne { connection, .. })
+        | Order::Subscribe(proto::command::Join { connection, .. })
+        | Order::Unsubscribe(proto::command::Leave { connection, .. })
+        | Order::SetState(proto::command::SetState { connection, .. })
+        | Order::Describe(proto::command::Describe { connection }) => Some(connection),
+        Order::Publish(_) | Order::List(_) | Order::CloseUser(_) | Order::Block(_) | Order::Unblock(_) => {
+            None
         }
-    };
-    let answer = Answer { node: admin.node.to_string(), epoch: admin.epoch.to_string(), done, error };
-    serde_json::to_vec(&answer).unwrap_or_default().into()
+    }
 }
 
 /// Does it here; whose connection it is was looked at.
-async fn perform(admin: &Admin, command: Command) -> Result<Value, Error> {
-    match command {
-        Command::Send { connection, text, base64 } => {
-            connections::send(admin, &connection, message(text, base64)?).await?;
+async fn perform(admin: &Admin, order: Order) -> Result<Done, Error> {
+    match order {
+        Order::Send(send) => {
+            connections::send(admin, &send.connection, protobuf::message(send.message.as_ref())?).await?;
         }
-        Command::Close { connection, code, reason } => {
-            connections::close(admin, &connection, Goodbye { code, reason: &reason }).await?;
+        Order::Close(close) => {
+            let goodbye = protobuf::goodbye(close.code, &close.reason)?;
+            connections::close(admin, &close.connection, goodbye).await?;
         }
-        Command::Subscribe { connection, channel } => {
-            connections::subscribe(admin, &connection, &channel).await?;
+        Order::Subscribe(join) => connections::subscribe(admin, &join.connection, &join.channel).await?,
+        Order::Unsubscribe(leave) => {
+            connections::unsubscribe(admin, &leave.connection, &leave.channel).await?;
         }
-        Command::Unsubscribe { connection, channel } => {
-            connections::unsubscribe(admin, &connection, &channel).await?;
+        Order::SetState(set) => connections::set_state(admin, &set.connection, &set.state).await?,
+        Order::Describe(describe) => {
+            let connection = connections::describe(admin, &describe.connection).await?;
+            return Ok(Done::Connection(Box::new(connection)));
         }
-        Command::Describe { connection } => {
-            return value(connections::describe(admin, &connection).await?);
+        Order::List(list) => {
+            let (from, limit) = (list.from.unwrap_or_default().into(), list.limit);
+            let limit = u16::try_from(limit).unwrap_or(u16::MAX);
+            return Ok(Done::Page(list::list_here(admin, list.epoch, from, limit).await?));
         }
-        Command::List { epoch, from, limit } => {
-            return value(list::list_here(admin, epoch, from, limit).await?);
+        Order::CloseUser(close) => {
+            let goodbye = protobuf::goodbye(close.code, &close.reason)?;
+            return Ok(Done::Closed(users::close_here(admin, &close.user, goodbye).await?));
         }
-        Command::CloseUser { user, code, reason } => {
-            let connections = users::close_here(admin, &user, Goodbye { code, reason: &reason }).await?;
-            return Ok(json!({ "connections": connections }));
-        }
-        Command::Block { cidr, ttl_s } => {
-            blocks::put_here(admin, blocks::network(admin, &cidr)?, ttl_s).await?;
-        }
-        Command::Unblock { cidr } => {
-            let was_blocked = blocks::lift_here(admin, blocks::network(admin, &cidr)?);
-            return Ok(json!({ "was_blocked": was_blocked }));
+        Order::Block(block) => blocks::block(admin, &block).await?,
+        Order::Unblock(unblock) => return Ok(Done::WasBlocked(blocks::unblock(admin, &unblock)?)),
+        Order::Publish(_) => {
+            let detail = "Publish on the bus itself, to the name of the channel there: every node hears it.";
+            return Err(Error::new(Reason::BadRequest, detail));
         }
     }
-    Ok(json!({}))
-}
-
-fn value(answer: impl Serialize) -> Result<Value, Error> {
-    serde_json::to_value(answer)
-        .map_err(|_| Error::new(Reason::Internal, "The answer could not be written; please report this."))
-}
-
-fn message(text: Option<String>, base64: Option<String>) -> Result<Message, Error> {
-    match (text, base64) {
-        (Some(text), None) => Ok(Message::copy_from(Kind::Text, text.as_bytes())),
-        (None, Some(base64)) => match BASE64.decode(base64.as_bytes()) {
-            Ok(bytes) => Ok(Message::copy_from(Kind::Binary, &bytes)),
-            Err(error) => Err(Error::new(Reason::BadPayload, format!("base64: {error}."))),
-        },
-        _ => Err(Error::new(Reason::BadRequest, "Set text or base64, and not both.")),
-    }
+    Ok(Done::Nothing)
 }
 
 /// Has another node do something.
 ///
 /// # Errors
-/// `bus_away`, `too_large`; `node_silent` when the node is there and does not answer, `gone` when it is not there; and
-/// whatever the node says.
-pub(super) async fn call<T: DeserializeOwned>(
-    admin: &Admin,
-    node: &NodeName,
-    command: &Command,
-) -> Result<T, Error> {
+/// `bus_away`, `busy`, `too_large`; `node_silent` when the node is there and does not answer, `gone` when it is not there;
+/// and whatever the node says.
+pub(super) async fn call(admin: &Admin, node: &NodeName, order: Order) -> Result<Done, Error> {
     let peers = admin.publisher.bus().peers().ok_or_else(Error::gone)?;
-    let answer = peers.call(node, encoded(command)?, CALL_WITHIN).await;
+    let answer = peers.call(node, command(order), CALL_WITHIN).await;
     read(admin, node, answer)
 }
 
 /// Has all other nodes do something; what each says.
-pub(super) async fn call_others<T: DeserializeOwned>(
-    admin: &Admin,
-    command: &Command,
-) -> Result<Vec<(NodeName, Result<T, Error>)>, Error> {
-    let Some(peers) = admin.publisher.bus().peers() else { return Ok(Vec::new()) };
+pub(super) async fn call_others(admin: &Admin, order: Order) -> Vec<(NodeName, Result<Done, Error>)> {
+    let Some(peers) = admin.publisher.bus().peers() else { return Vec::new() };
     let others = admin.nodes.others(&admin.node);
-    let answers = call_all(peers, &others, &encoded(command)?, CALL_WITHIN).await;
+    let answers = call_all(peers, &others, &command(order), CALL_WITHIN).await;
     let read = |(node, answer)| {
         let answer = read(admin, &node, answer);
         (node, answer)
     };
-    Ok(others.into_iter().zip(answers).map(read).collect())
+    others.into_iter().zip(answers).map(read).collect()
 }
 
-fn encoded(command: &Command) -> Result<Bytes, Error> {
-    let bytes = serde_json::to_vec(command);
-    bytes.map(Bytes::from).map_err(|_| Error::new(Reason::Internal, "The command could not be written."))
+fn command(order: Order) -> proto::Command {
+    proto::Command { order: Some(order), ..proto::Command::default() }
 }
 
-fn read<T: DeserializeOwned>(
-    admin: &Admin,
-    node: &NodeName,
-    answer: Result<Bytes, CallError>,
-) -> Result<T, Error> {
+fn read(admin: &Admin, node: &NodeName, answer: Result<proto::Answer, CallError>) -> Result<Done, Error> {
+    use proto::answer::Outcome;
     let answer = answer.map_err(|error| match error {
         CallError::Away => Error::new(
             Reason::BusAway,
@@ -258,61 +202,40 @@ fn read<T: DeserializeOwned>(
         )
         .retry_after(5),
         CallError::Silent => Error::gone(),
+        CallError::Busy => Error::new(
+            Reason::Busy,
+            "Too many calls wait for other nodes and nothing was done; send the request again in a second.",
+        )
+        .retry_after(1),
+        CallError::Unreadable => unreadable(node),
     })?;
-    let unknown = || {
-        let detail = format!("Node {node} gave an answer of an unknown form; does it run another version?");
-        Error::new(Reason::Internal, detail)
-    };
-    let answer: Answer = serde_json::from_slice(&answer).map_err(|_| unknown())?;
-    match (answer.done, answer.error) {
-        (Some(done), None) => serde_json::from_value(done).map_err(|_| unknown()),
-        (None, Some(Refused { reason, detail, retry_after_s })) => Err(Error {
-            reason: Reason::of(&reason).ok_or_else(unknown)?,
-            detail: Cow::Owned(detail),
-            retry_after_s,
+    Ok(match answer.outcome.ok_or_else(|| unreadable(node))? {
+        Outcome::Done(_) => Done::Nothing,
+        Outcome::Connection(connection) => Done::Connection(Box::new(protobuf::seen(connection))),
+        Outcome::Page(page) => Done::Page(Part {
+            connections: page.connections.into_iter().map(protobuf::seen).collect(),
+            epoch: answer.epoch,
+            next: page.next.map(Into::into),
         }),
-        _ => Err(unknown()),
-    }
+        Outcome::Closed(connections) => Done::Closed(connections),
+        Outcome::WasBlocked(was_blocked) => Done::WasBlocked(was_blocked),
+        Outcome::Error(proto::Failure { reason, detail }) => {
+            return Err(Error {
+                reason: Reason::of(&reason).ok_or_else(|| unreadable(node))?,
+                detail: Cow::Owned(detail),
+                retry_after_s: u16::try_from(answer.retry_after_s).ok().filter(|seconds| *seconds > 0),
+            });
+        }
+    })
+}
+
+/// What a node said is no answer to what it was asked.
+pub(super) fn unreadable(node: &NodeName) -> Error {
+    let detail = format!("Node {node} gave an answer of an unknown form; does it run another version?");
+    Error::new(Reason::Internal, detail)
 }
 
 /// The names of those who did not do as they were told.
-pub(super) fn silent<T>(answers: &[(NodeName, Result<T, Error>)]) -> Vec<String> {
+pub(super) fn silent(answers: &[(NodeName, Result<Done, Error>)]) -> Vec<String> {
     answers.iter().filter(|(_, answer)| answer.is_err()).map(|(node, _)| node.to_string()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_message_survives_the_way_to_another_node() {
-        let id: ConnId = "a-00000007-1-2-3".parse().unwrap();
-        for sent in [
-            Message::copy_from(Kind::Text, "grüße \0 \"".as_bytes()),
-            Message::copy_from(Kind::Binary, b"\xff\0"),
-            Message::copy_from(Kind::Binary, b"text as bytes"),
-            Message::copy_from(Kind::Text, b""),
-        ] {
-            let bytes = encoded(&Command::send(&id, &sent)).unwrap();
-            let command = serde_json::from_slice(&bytes).unwrap();
-            let Command::Send { connection, text, base64 } = command else { panic!("{command:?}") };
-            let came = message(text, base64).unwrap();
-            assert_eq!(connection, id.to_string());
-            assert_eq!((came.kind(), came.payload()), (sent.kind(), sent.payload()));
-        }
-    }
-
-    #[test]
-    fn a_command_is_what_a_person_can_type() {
-        let read = |text: &str| serde_json::from_str::<Command>(text);
-        assert!(matches!(read(r#"{"close":{"connection":"x"}}"#), Ok(Command::Close { code: None, .. })));
-        assert!(matches!(read(r#"{"list":{"limit":5}}"#), Ok(Command::List { epoch: None, limit: 5, .. })));
-        for bad in
-            ["", "{}", "[]", r#"{"close":{}}"#, r#"{"stop":{}}"#, r#"{"close":{"connection":"x","c":1}}"#]
-        {
-            assert!(read(bad).is_err(), "{bad}");
-        }
-        assert!(message(None, None).is_err() && message(None, Some("?".to_owned())).is_err());
-    }
 }

@@ -4,15 +4,16 @@
 
 use std::borrow::Cow;
 
-use bridge::principal::USER_TOKEN;
+use backend::proto::command::{self as order, Order};
+use bridge::message::Bytes;
+use bridge::principal::{STATE_BYTES_MAX, USER_TOKEN};
 use bridge::{Address, Channel, Command, ConnId, Description, Message, NodeName};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::command::{self, call};
+use super::command::{Done, call, unreadable};
 use super::publish::channel;
 use super::shards::Whereabouts;
-use super::{Error, Reason, SHARD_DEADLINE, TICK_MS};
+use super::{Error, Reason, SHARD_DEADLINE, TICK_MS, protobuf};
 use crate::admin::Admin;
 
 /// Most bytes of a close reason (RFC 6455, section 5.5: 125 less the code).
@@ -26,15 +27,16 @@ pub(crate) async fn send(admin: &Admin, id: &str, message: Message) -> Result<()
     let to = match admin.locate(id)? {
         Whereabouts::Here(to) => to,
         Whereabouts::There(id) => {
-            return forward(admin, &id.node, &command::Command::send(&id, &message)).await;
+            let send = order::Send { connection: id.to_string(), message: Some(protobuf::written(&message)) };
+            return forward(admin, &id.node, Order::Send(send)).await;
         }
     };
     admin.order(to, |reply| Command::Send { to, message, by: None, reply: Some(reply) }).await
 }
 
 /// Has the node of a connection do it.
-async fn forward(admin: &Admin, node: &NodeName, order: &command::Command) -> Result<(), Error> {
-    call::<IgnoredAny>(admin, node, order).await.map(|_| ())
+async fn forward(admin: &Admin, node: &NodeName, order: Order) -> Result<(), Error> {
+    call(admin, node, order).await.map(|_| ())
 }
 
 /// How to close: a code, or none for 1000, and a reason of at most 123 bytes.
@@ -81,8 +83,8 @@ pub(crate) async fn close(admin: &Admin, id: &str, goodbye: Goodbye<'_>) -> Resu
         Whereabouts::Here(whom) => whom,
         Whereabouts::There(to) => {
             let (connection, reason) = (id.to_owned(), goodbye.reason.to_owned());
-            let order = command::Command::Close { connection, code: Some(code), reason };
-            return forward(admin, &to.node, &order).await;
+            let close = order::CloseOne { connection, code: code.into(), reason };
+            return forward(admin, &to.node, Order::Close(close)).await;
         }
     };
     let reason = goodbye.reason.into();
@@ -99,7 +101,8 @@ pub(crate) async fn subscribe(admin: &Admin, id: &str, name: &str) -> Result<(),
         Whereabouts::Here(whom) => whom,
         Whereabouts::There(to) => {
             let (connection, channel) = (id.to_owned(), name.to_owned());
-            return forward(admin, &to.node, &command::Command::Subscribe { connection, channel }).await;
+            let join = order::Join { connection, channel };
+            return forward(admin, &to.node, Order::Subscribe(join)).await;
         }
     };
     admin.order(whom, |reply| Command::Subscribe { whom, channel, by: None, reply: Some(reply) }).await
@@ -115,7 +118,8 @@ pub(crate) async fn unsubscribe(admin: &Admin, id: &str, name: &str) -> Result<(
         Whereabouts::Here(whom) => whom,
         Whereabouts::There(to) => {
             let (connection, channel) = (id.to_owned(), name.to_owned());
-            return forward(admin, &to.node, &command::Command::Unsubscribe { connection, channel }).await;
+            let leave = order::Leave { connection, channel };
+            return forward(admin, &to.node, Order::Unsubscribe(leave)).await;
         }
     };
     admin.order(whom, |reply| Command::Unsubscribe { whom, channel, by: None, reply: Some(reply) }).await
@@ -137,6 +141,20 @@ pub(super) fn of_users() -> Error {
     )
 }
 
+/// Gives a connection of this node another opaque state, for the events to come.
+///
+/// # Errors
+/// `bad_request`, `bad_connection_id`, `gone`, `busy`, `shard_silent`.
+pub(super) async fn set_state(admin: &Admin, id: &str, state: &[u8]) -> Result<(), Error> {
+    if state.len() > STATE_BYTES_MAX {
+        let detail = format!("A state has at most {STATE_BYTES_MAX} bytes; shorten it.");
+        return Err(Error::new(Reason::BadRequest, detail));
+    }
+    let Whereabouts::Here(whom) = admin.locate(id)? else { return Err(Error::gone()) };
+    let state = Bytes::copy_from_slice(state);
+    admin.order(whom, |reply| Command::SetState { whom, state, by: None, reply: Some(reply) }).await
+}
+
 /// Describes one connection.
 ///
 /// # Errors
@@ -145,7 +163,11 @@ pub(crate) async fn describe(admin: &Admin, id: &str) -> Result<Connection, Erro
     let whom = match admin.locate(id)? {
         Whereabouts::Here(whom) => whom,
         Whereabouts::There(to) => {
-            return call(admin, &to.node, &command::Command::Describe { connection: id.to_owned() }).await;
+            let describe = order::Describe { connection: id.to_owned() };
+            return match call(admin, &to.node, Order::Describe(describe)).await? {
+                Done::Connection(connection) => Ok(*connection),
+                _ => Err(unreadable(&to.node)),
+            };
         }
     };
     let command = |reply| Command::Describe { whom, reply };
@@ -154,7 +176,7 @@ pub(crate) async fn describe(admin: &Admin, id: &str) -> Result<Connection, Erro
 }
 
 /// A connection as the API shows it. Times in milliseconds, sizes in bytes.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Connection {
     pub(crate) id: String,
     /// As an app server said when it let it in.
@@ -180,7 +202,7 @@ pub(crate) struct Connection {
 }
 
 /// How much of its own message rate is used.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Limiter {
     pub(crate) messages: u32,
     pub(crate) burst: u32,
@@ -189,7 +211,7 @@ pub(crate) struct Limiter {
 }
 
 /// A close that has begun.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Closing {
     pub(crate) reason: Cow<'static, str>,
     pub(crate) sent_code: Option<u16>,

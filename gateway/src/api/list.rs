@@ -4,12 +4,13 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use backend::proto::command::{self as wire, Order};
 use bridge::{Command, Epoch, NodeName};
 use data_encoding::BASE64URL_NOPAD;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::timeout;
 
-use super::command::{self, call};
+use super::command::{Done, call, unreadable};
 use super::connections::Connection;
 use super::{Error, Reason, SHARD_DEADLINE};
 use crate::admin::Admin;
@@ -116,16 +117,19 @@ async fn part(admin: &Admin, at: &Cursor, limit: u16) -> Result<Part, Error> {
     if at.node == admin.node {
         return list_here(admin, epoch, at.place, limit).await;
     }
-    let order = command::Command::List { epoch, from: at.place, limit: limit.min(PART_SIZE_MAX) };
-    call(admin, &at.node, &order).await
+    let (from, limit) = (Some(at.place.into()), limit.min(PART_SIZE_MAX).into());
+    match call(admin, &at.node, Order::List(wire::List { epoch, from, limit })).await? {
+        Done::Page(part) => Ok(part),
+        _ => Err(unreadable(&at.node)),
+    }
 }
 
 /// A part of a page, from one node.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Part {
-    connections: Vec<Connection>,
-    epoch: u32,
-    next: Option<Place>,
+    pub(super) connections: Vec<Connection>,
+    pub(super) epoch: u32,
+    pub(super) next: Option<Place>,
 }
 
 /// The connections of this node from a place on, if it still lives the life of this epoch.
@@ -170,11 +174,23 @@ async fn gather(admin: &Admin, start: Place, size: usize) -> Result<(Vec<Connect
 }
 
 /// Where a page starts within a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Place {
     shard: u16,
     after: Option<u32>,
+}
+
+impl From<Place> for backend::proto::Place {
+    fn from(Place { shard, after }: Place) -> Self {
+        Self { shard: shard.into(), after }
+    }
+}
+
+impl From<backend::proto::Place> for Place {
+    fn from(place: backend::proto::Place) -> Self {
+        // There are never so many shards: nothing is found there, which is the truth.
+        Self { shard: u16::try_from(place.shard).unwrap_or(u16::MAX), after: place.after }
+    }
 }
 
 /// What a page token says. Callers must not read it.

@@ -1,7 +1,7 @@
 //! Owns what app servers and operators can ask of a node, whatever they speak: publish, send, close, subscribe, look, end.
 //! Each call is one function from a request to an answer or an [`Error`] with a reason of a closed set. The HTTP handlers
-//! (`admin`) and the gRPC methods (`grpc`) translate to and from these, and do nothing else. It refuses to know tokens,
-//! statuses and encodings.
+//! (`admin`) and the gRPC methods (`grpc`) translate to and from these, and do nothing else; `command` does the same for what
+//! comes over a bus. It refuses to know tokens and statuses.
 
 pub(crate) mod blocks;
 pub(crate) mod command;
@@ -9,6 +9,7 @@ pub(crate) mod connections;
 mod error;
 pub(crate) mod list;
 pub(crate) mod node;
+pub(crate) mod protobuf;
 pub(crate) mod publish;
 mod shards;
 pub(crate) mod users;

@@ -1,8 +1,8 @@
 //! Owns the calls about users: a message to all connections of one, and the end of all of them. A user who is not there
 //! is no error, because app servers cannot know.
 
+use backend::proto::command::{self as wire, Order};
 use bridge::{Command, Message, User};
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::connections::Goodbye;
@@ -43,17 +43,15 @@ pub(crate) struct ClosedUser {
 pub(crate) async fn close(admin: &Admin, user: &str, goodbye: Goodbye<'_>) -> Result<ClosedUser, Error> {
     let here = close_here(admin, user, goodbye).await?;
     let Goodbye { code, reason } = goodbye;
-    let order = command::Command::CloseUser { user: user.to_owned(), code, reason: reason.to_owned() };
-    let others = command::call_others::<Closed>(admin, &order).await?;
+    let (code, reason) = (code.map_or(0, u32::from), reason.to_owned());
+    let order = Order::CloseUser(wire::CloseUser { user: user.to_owned(), code, reason });
+    let others = command::call_others(admin, order).await;
     let silent = command::silent(&others);
-    let there = others.into_iter().filter_map(|(_, answer)| answer.ok());
-    let connections = there.fold(here, |sum, closed| sum.saturating_add(closed.connections));
+    let connections = others.iter().fold(here, |sum, (_, answer)| match answer {
+        Ok(command::Done::Closed(there)) => sum.saturating_add(*there),
+        _ => sum,
+    });
     Ok(ClosedUser { connections, silent })
-}
-
-#[derive(Deserialize)]
-struct Closed {
-    connections: u32,
 }
 
 /// The same on this node.

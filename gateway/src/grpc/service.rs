@@ -1,18 +1,17 @@
 //! Translates the calls of `gateway.v1.Gateway` to and from [`crate::api`]: names and numbers as Protobuf has them to
 //! requests, answers and errors back. It decides nothing.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use backend::proto as wire;
-use backend::proto::message::Payload;
-use bridge::{Delivered, Kind, Message};
+use bridge::Delivered;
 use tonic::{Request, Response, Status};
 
 use crate::admin::Admin;
-use crate::api::connections::{self, Connection, Goodbye};
+use crate::api::connections;
 use crate::api::node::{self, SECONDS_MAX};
+use crate::api::protobuf::{goodbye, message, shown};
 use crate::api::publish::{self, Outcome, Publish};
 use crate::api::{Error, Reason, list, users};
 
@@ -128,27 +127,9 @@ fn request_of(request: &wire::PublishRequest) -> Result<Publish<'_>, Error> {
     Ok(Publish { channel, message: message(sent.as_ref())?, exclude: set(exclude) })
 }
 
-fn message(message: Option<&wire::Message>) -> Result<Message, Error> {
-    match message.and_then(|message| message.payload.as_ref()) {
-        Some(Payload::Text(text)) => Ok(Message::copy_from(Kind::Text, text.as_bytes())),
-        // A copy of its own: what arrived is a piece of a larger buffer, which would live as long as the message.
-        Some(Payload::Binary(bytes)) => Ok(Message::copy_from(Kind::Binary, bytes)),
-        None => {
-            Err(Error::new(Reason::BadRequest, "Set message.text, or message.binary; an empty one is fine."))
-        }
-    }
-}
-
 /// Protobuf says nothing of a text that is not set but that it is empty.
 fn set(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
-}
-
-fn goodbye(code: u32, reason: &str) -> Result<Goodbye<'_>, Error> {
-    let code = u16::try_from(code).map_err(|_| {
-        Error::new(Reason::BadClose, format!("{code} is no close code; use 1000, or one from 4000 to 4999."))
-    })?;
-    Ok(Goodbye { code: (code > 0).then_some(code), reason })
 }
 
 fn seconds(seconds: u32) -> Result<Duration, Error> {
@@ -177,35 +158,4 @@ fn result(outcome: Result<Outcome, Error>) -> wire::PublishBatchResult {
         }),
     };
     wire::PublishBatchResult { outcome: Some(outcome) }
-}
-
-fn shown(connection: Connection) -> wire::Connection {
-    wire::Connection {
-        id: connection.id,
-        user: connection.user,
-        route: connection.route.unwrap_or_default(),
-        peer: connection.peer,
-        phase: connection.phase.into_owned(),
-        age_ms: connection.age_ms,
-        quiet_ms: connection.quiet_ms,
-        channels: connection.channels,
-        messages_in: connection.messages_in,
-        messages_out: connection.messages_out,
-        bytes_in: connection.bytes_in,
-        bytes_out: connection.bytes_out,
-        backlog_frames: connection.backlog_frames,
-        backlog_bytes: u64::from(connection.backlog_bytes),
-        partial_bytes: connection.partial_bytes,
-        paused: connection.paused.into_iter().map(Cow::into_owned).collect(),
-        closing: connection.closing.map(|closing| wire::Closing {
-            reason: closing.reason.into_owned(),
-            sent_code: closing.sent_code.map(u32::from),
-        }),
-        peer_connections: connection.peer_connections,
-        limiter: connection.limiter.map(|limiter| wire::Limiter {
-            messages: limiter.messages,
-            burst: limiter.burst,
-            wait_ms: limiter.wait_ms,
-        }),
-    }
 }

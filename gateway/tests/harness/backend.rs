@@ -95,7 +95,7 @@ impl Line {
 
     /// Gives an order.
     pub(crate) fn order(&self, id: u64, order: Order) {
-        self.say(to_gateway::Content::Command(Command { id, order: Some(order) }));
+        self.say(to_gateway::Content::Command(Command { id, order: Some(order), ..Command::default() }));
     }
 
     /// Sends text to a connection.

@@ -107,12 +107,12 @@ impl Nats {
         self.write(&line);
     }
 
-    /// Asks JetStream for something; what it answers.
+    /// Asks for something; what is answered.
     #[track_caller]
-    pub(crate) fn ask(&mut self, subject: &str, question: &str) -> NatsMessage {
+    pub(crate) fn ask(&mut self, subject: &str, question: impl AsRef<[u8]>) -> NatsMessage {
         let inbox = format!("_INBOX.test.{}", self.subscriptions);
         self.subscribe(&inbox);
-        self.publish_with(subject, &inbox, &[], question.as_bytes());
+        self.publish_with(subject, &inbox, &[], question.as_ref());
         self.hear()
     }
 

@@ -214,6 +214,22 @@ impl Redis {
         self.ask(&[b"PUBLISH", channel.as_bytes(), payload]).number()
     }
 
+    /// Subscribes, and comes back when the server knows. This connection can only listen from then on.
+    #[track_caller]
+    pub(crate) fn subscribe(&mut self, name: &str) {
+        let answer = self.say(&format!("SUBSCRIBE {name}")).array();
+        assert_eq!(answer[0].text(), "subscribe");
+    }
+
+    /// What comes next by a subscription.
+    #[track_caller]
+    pub(crate) fn hear(&mut self) -> Vec<u8> {
+        match &self.read_value().expect("a message").array()[..] {
+            [_, _, Value::Bytes(payload)] => payload.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Makes a group that begins with the first entry of a stream.
     #[track_caller]
     pub(crate) fn make_group(&mut self, stream: &str, group: &str) {

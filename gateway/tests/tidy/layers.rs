@@ -74,6 +74,8 @@ const LAYERS: [Layer; 9] = [
             // Descriptor limits and signals.
             "nix",
             "percent-encoding",
+            // Commands over a bus are Protobuf, or JSON.
+            "prost",
             "serde",
             "serde_json",
             "tokio",

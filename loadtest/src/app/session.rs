@@ -221,7 +221,7 @@ impl Session {
 
     async fn send_back(&self, connection: String, message: Message) -> Result<(), Over> {
         let order = Order::Send(Send { connection, message: Some(message) });
-        self.say(To::Command(Command { id: 0, order: Some(order) })).await
+        self.say(To::Command(Command { id: 0, order: Some(order), ..Command::default() })).await
     }
 
     /// Says what is done: all up to a position while nothing is being handled, else by ranges.

@@ -125,6 +125,15 @@ impl Translator {
                     let state = bytes::Bytes::copy_from_slice(&set.state);
                     Order::SetState { whom: self.address(&set.connection)?, state }
                 }
+                Wanted::Describe(_)
+                | Wanted::List(_)
+                | Wanted::CloseUser(_)
+                | Wanted::Block(_)
+                | Wanted::Unblock(_) => {
+                    return Err(invalid(
+                        "this is asked over a bus, or of the service Gateway, and not on a stream",
+                    ));
+                }
             },
         )
     }
@@ -209,7 +218,7 @@ const fn write_status(status: Status) -> proto::result::Status {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use proto::command::{CloseOne, Join, Order as Wanted, PublishTo, Send, SetState};
+    use proto::command::{CloseOne, Describe, Join, Order as Wanted, PublishTo, Send, SetState};
 
     fn translator() -> Translator {
         let sizes = Sizes {
@@ -227,7 +236,8 @@ mod tests {
     }
 
     fn read(order: Wanted) -> Result<Order, Status> {
-        translator().read(proto::Command { id: 1, order: Some(order) }).map_err(|refusal| refusal.status)
+        let command = proto::Command { id: 1, order: Some(order), ..proto::Command::default() };
+        translator().read(command).map_err(|refusal| refusal.status)
     }
 
     fn send(connection: &str, text: &str) -> Wanted {
@@ -258,13 +268,12 @@ mod tests {
             Wanted::Close(CloseOne { connection: connection(), code: 70_000, reason: String::new() }),
             Wanted::Close(CloseOne { connection: connection(), code: 4000, reason: "x".repeat(124) }),
             Wanted::SetState(SetState { connection: connection(), state: vec![0; 257].into() }),
+            Wanted::Describe(Describe { connection: connection() }),
         ] {
             assert_eq!(read(bad.clone()).unwrap_err(), Status::InvalidArgument, "{bad:?}");
         }
-        assert_eq!(
-            translator().read(proto::Command { id: 1, order: None }).unwrap_err().status,
-            Status::InvalidArgument
-        );
+        let nothing = proto::Command { id: 1, ..proto::Command::default() };
+        assert_eq!(translator().read(nothing).unwrap_err().status, Status::InvalidArgument);
         let close = CloseOne { connection: connection(), code: 0, reason: String::new() };
         assert!(matches!(read(Wanted::Close(close)), Ok(Order::Close { code: 1000, .. })));
     }

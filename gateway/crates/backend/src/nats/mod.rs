@@ -93,7 +93,7 @@ impl Nats {
         }
         let replies = link.client.subscribe(subjects.connections()).await;
         let replies = replies.map_err(|error| format!("bus.nats: {error}"))?;
-        let (nodes, ear) = Nodes::subscribe(&link, &subjects, &stats).await?;
+        let (nodes, listener) = Nodes::subscribe(&link, &subjects, &stats).await?;
         let speaker = Speaker::new(link.clone(), subjects.clone(), &node, Arc::clone(&stats));
         let (ears, heard) = Subscriptions::ears();
         let subscriptions = Subscriptions {
@@ -116,7 +116,7 @@ impl Nats {
         let mut tasks = vec![
             watch(watcher, Arc::clone(&stats), Arc::clone(&beyond), Arc::clone(&routes)),
             tokio::spawn(subscriptions.run()),
-            tokio::spawn(ear.run()),
+            tokio::spawn(listener.run()),
             tokio::spawn(channels::listen(heard, subjects.clone(), incoming.clone(), Arc::clone(&stats))),
             tokio::spawn(speaker.clone().carry(outgoing)),
             tokio::spawn(replies::deliver(

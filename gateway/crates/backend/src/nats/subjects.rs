@@ -30,12 +30,6 @@ pub(super) const REPLY_TO: &str = "Gateway-Reply-To";
 pub(super) const STATUS: &str = "Gateway-Status";
 /// Text or binary.
 pub(super) const CONTENT_TYPE: &str = "Content-Type";
-/// Counts the beats of a node.
-pub(super) const BEAT: &str = "Gateway-Beat";
-/// The event of a beat of a node that is there.
-pub(super) const PRESENT: &str = "present";
-/// The event of the last beat of one that ends.
-pub(super) const LEAVES: &str = "leaves";
 /// By which JetStream knows a repetition.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 

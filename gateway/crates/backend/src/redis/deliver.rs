@@ -85,9 +85,6 @@ impl Deliverer {
     /// Whether it was ours to deliver.
     async fn deliver(&mut self, name: &[u8], payload: Vec<u8>) -> bool {
         let Some(target) = self.keys.target(name) else { return false };
-        if target == Target::Command {
-            return false;
-        }
         let Ok(envelope) = envelope::decode(Bytes::from(payload)) else { return false };
         let is_own = envelope
             .origin
@@ -100,7 +97,7 @@ impl Deliverer {
                 // What became of it is counted; nobody waits for an answer.
                 self.incoming.send(&id, &envelope.message, None).await;
             }
-            (Target::Connection, None) | (Target::Command, _) => return false,
+            (Target::Connection, None) => return false,
         }
         true
     }

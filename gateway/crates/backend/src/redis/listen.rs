@@ -1,5 +1,5 @@
-//! The connection that is subscribed: it follows the channels that the node cares for, in batches, and hands what comes to
-//! [`super::deliver`].
+//! The connection that is subscribed: it follows the channels that the node cares for, in batches, and hands messages to
+//! [`super::deliver`], and what is about nodes to [`super::peers`].
 //!
 //! At most once: what is published while the connection is away is not heard. After a break everything is subscribed
 //! again before the bus counts as up. Refuses to wait for whoever delivers: Redis cuts off a subscriber that does not
@@ -16,6 +16,7 @@ use super::deliver::Received;
 use super::health::{Health, Part};
 use super::keys::Keys;
 use super::link::{Backoff, Link, PING_INTERVAL, Problem};
+use super::peers::Ears;
 use crate::bus_stats::BusStats;
 use crate::interests::{Changes, Interests, reconcile};
 
@@ -31,6 +32,7 @@ pub(crate) struct Listener {
     pub(crate) health: Arc<Health>,
     pub(crate) stats: Arc<BusStats>,
     pub(crate) received: Received,
+    pub(crate) ears: Ears,
 }
 
 impl Listener {
@@ -53,7 +55,7 @@ impl Listener {
         let connected = self.link.connect_to_hear(self.ear()).await?;
         let mut connection = connected.connection.clone();
         let complaint = |error: redis::RedisError| error.to_string();
-        connection.subscribe(&self.keys.of_the_node()[..]).await.map_err(complaint)?;
+        connection.subscribe(self.keys.of_the_node()).await.map_err(complaint)?;
         let mut subscribed: HashSet<Channel> = HashSet::new();
         self.interests.look_at_everything();
         let changes = self.interests.changes().await;
@@ -105,14 +107,18 @@ impl Listener {
 
     /// What the connection calls for whatever comes unasked.
     fn ear(&self) -> impl Fn(PushInfo) + Send + Sync + 'static {
-        let received = self.received.clone();
+        let (keys, received, ears) = (self.keys.clone(), self.received.clone(), self.ears.clone());
         move |push| {
             let mut data = push.data.into_iter();
             if push.kind == PushKind::Message
                 && let (Some(Value::BulkString(name)), Some(Value::BulkString(payload))) =
                     (data.next(), data.next())
             {
-                received.offer(name, payload);
+                // Those about nodes do not queue behind messages: a node that is late seems lost.
+                match keys.about_nodes(&name) {
+                    Some(what) => ears.hear(what, payload),
+                    None => received.offer(name, payload),
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The Redis bus: publish/subscribe for messages to channels and to connections, streams for what clients do.
+//! The Redis bus: publish/subscribe for messages to channels and to connections and for what nodes say to each other,
+//! streams for what clients do.
 //!
 //! Publish/subscribe is at most once: what is published while a node is cut off, it does not hear. Streams are at least
 //! once. Three connections: one listens, one publishes, one writes streams, so that none waits for another. One server
@@ -14,6 +15,7 @@ mod keys;
 mod link;
 mod listen;
 mod orders;
+mod peers;
 mod publish;
 mod streams;
 
@@ -29,12 +31,14 @@ use self::health::Health;
 use self::hold::Hold;
 use self::keys::Keys;
 use self::link::Link;
-use self::publish::Forward;
+use self::peers::Nodes;
+use self::publish::{Forward, What};
 use self::streams::{Bounds, Gap, Streams};
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
 use crate::joint::{Joint, Routes, close_gap};
 use crate::outgoing::OTHERS_RETURN_WITHIN;
+use crate::peers::Peers;
 use crate::trouble::Trouble;
 
 pub use self::link::{Server, Tls};
@@ -53,6 +57,7 @@ pub struct RedisBus {
     health: Arc<Health>,
     stats: Arc<BusStats>,
     forwards: mpsc::Sender<Forward>,
+    nodes: Nodes,
     stop: watch::Sender<bool>,
     tasks: Mutex<Tasks>,
 }
@@ -74,11 +79,12 @@ impl RedisBus {
         link.client()?;
         let Joint { node, switchboard, beyond, interests, outgoing, incoming, feed, settler, routes, stats } =
             joint;
-        let keys = Keys::new(&node.prefix, &node.name);
+        let keys = Keys::new(&node.prefix, &node.name, node.epoch);
         let health = Arc::new(Health::new(beyond, Arc::clone(&stats), node.wall_ms));
         let writer = Writer { node: node.name.clone(), epoch: node.epoch };
         let (received, queue) = deliver::queue(&stats);
         let (forwards, forwarded) = mpsc::channel(publish::FORWARDS_MAX);
+        let (nodes, ears) = Nodes::new(&keys, &health, &forwards, &stats);
         let (stop, stopped) = watch::channel(false);
 
         let listener = listen::Listener {
@@ -89,6 +95,7 @@ impl RedisBus {
             health: Arc::clone(&health),
             stats: Arc::clone(&stats),
             received,
+            ears,
         };
         let deliverer = deliver::Deliverer {
             keys: keys.clone(),
@@ -134,7 +141,7 @@ impl RedisBus {
                 tokio::spawn(gaps),
             ],
         });
-        Ok(Arc::new(Self { health, stats, forwards, stop, tasks }))
+        Ok(Arc::new(Self { health, stats, forwards, nodes, stop, tasks }))
     }
 
     /// Why it is away, for people; `None` when it is not.
@@ -165,16 +172,20 @@ impl Bus for RedisBus {
     ) -> BusFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
             let (done, is_done) = oneshot::channel();
-            let forward = Forward { channel: channel.clone(), message: message.clone(), done };
+            let what = What::Message(channel.clone(), message.clone());
             let is_sent = self.state() == BusState::Up
-                && self.forwards.send(forward).await.is_ok()
-                && is_done.await.unwrap_or(false);
+                && self.forwards.send(Forward { what, done: Some(done) }).await.is_ok()
+                && is_done.await.is_ok_and(|listeners| listeners.is_some());
             if is_sent { Ok(()) } else { Err(PublishError::Away) }
         })
     }
 
     fn stats(&self) -> Option<&BusStats> {
         Some(&self.stats)
+    }
+
+    fn peers(&self) -> Option<&dyn Peers> {
+        Some(&self.nodes)
     }
 
     fn stop(&self) -> BusFuture<'_, ()> {

@@ -1,6 +1,6 @@
 //! The connection that publishes: what clients of this node say to channels, and what the API does, in batches.
 //!
-//! At most once: a batch whose answer does not come is not sent again, because some of it may have been heard. What
+//! What the node says to other nodes goes the same way. At most once: a batch whose answer does not come is not sent again, because some of it may have been heard. What
 //! clients publish while the bus is away waits in its mailbox, which is bounded and then pauses them, and leaves when other
 //! nodes have had time to come back; what the API publishes is answered at once that the bus is away.
 
@@ -24,15 +24,22 @@ use crate::outgoing::Outgoing;
 const BATCH_MESSAGES: usize = 512;
 /// Its payload bytes; a larger message goes alone.
 const BATCH_BYTES: usize = 1 << 20;
-/// Publishes of the API that may wait.
+/// Publishes of the API, and words about nodes, that may wait.
 pub(crate) const FORWARDS_MAX: usize = 1_024;
 
-/// A publish of the API.
+/// Something to publish that no client said.
 pub(crate) struct Forward {
-    pub(crate) channel: Channel,
-    pub(crate) message: Message,
-    /// Whether Redis has it.
-    pub(crate) done: oneshot::Sender<bool>,
+    pub(crate) what: What,
+    /// How many connections of Redis listen there; `None` when it was not published.
+    pub(crate) done: Option<oneshot::Sender<Option<u64>>>,
+}
+
+/// What.
+pub(crate) enum What {
+    /// A publish of the API.
+    Message(Channel, Message),
+    /// Something about nodes: where, and what.
+    Words(String, Vec<u8>),
 }
 
 /// Publishes.
@@ -52,7 +59,9 @@ pub(crate) struct PublishTask {
 
 /// One message of a batch, and who waits for it.
 struct Sent {
-    done: Option<oneshot::Sender<bool>>,
+    done: Option<oneshot::Sender<Option<u64>>>,
+    /// It is for a channel, and counted.
+    is_message: bool,
 }
 
 impl PublishTask {
@@ -73,7 +82,7 @@ impl PublishTask {
                 tokio::select! {
                     () = &mut pause => break,
                     Some(forward) = self.forwards.recv() => {
-                        let _ = forward.done.send(false);
+                        let _ = forward.done.map(|done| done.send(None));
                     }
                 }
             }
@@ -116,12 +125,21 @@ impl PublishTask {
     }
 
     fn add(&self, batch: &mut Batch, publish: &Publish) {
-        batch.push(&self.keys, &self.writer, &publish.channel, &publish.message, None);
+        batch.push(self.keys.channel(&publish.channel), self.envelope(&publish.message), true, None);
     }
 
     fn add_forward(&self, batch: &mut Batch, forward: Forward) {
-        let Forward { channel, message, done } = forward;
-        batch.push(&self.keys, &self.writer, &channel, &message, Some(done));
+        let Forward { what, done } = forward;
+        match what {
+            What::Message(channel, message) => {
+                batch.push(self.keys.channel(&channel), self.envelope(&message), true, done);
+            }
+            What::Words(name, words) => batch.push(name, words, false, done),
+        }
+    }
+
+    fn envelope(&self, message: &Message) -> Vec<u8> {
+        envelope::encode(Some((self.writer.node.as_str(), self.writer.epoch)), None, message)
     }
 
     /// Takes what waits already, from both sides alike.
@@ -151,12 +169,17 @@ impl PublishTask {
             Err(_) => (Vec::new(), None),
         };
         let mut answers = answers.into_iter();
-        for Sent { done } in sent {
-            let is_sent = matches!(answers.next(), Some(Value::Int(_)));
-            let count = if is_sent { &self.stats.forwarded } else { &self.stats.left_out };
-            count.add(1);
+        for Sent { done, is_message } in sent {
+            let listeners = match answers.next() {
+                Some(Value::Int(listeners)) => Some(listeners.unsigned_abs()),
+                _ => None,
+            };
+            if is_message {
+                let count = if listeners.is_some() { &self.stats.forwarded } else { &self.stats.left_out };
+                count.add(1);
+            }
             if let Some(done) = done {
-                let _ = done.send(is_sent);
+                let _ = done.send(listeners);
             }
         }
         problem.map_or(Ok(()), Err)
@@ -183,15 +206,13 @@ impl Batch {
 
     fn push(
         &mut self,
-        keys: &Keys,
-        writer: &Writer,
-        channel: &Channel,
-        message: &Message,
-        done: Option<oneshot::Sender<bool>>,
+        name: String,
+        payload: Vec<u8>,
+        is_message: bool,
+        done: Option<oneshot::Sender<Option<u64>>>,
     ) {
-        let payload = envelope::encode(Some((writer.node.as_str(), writer.epoch)), None, message);
         self.bytes += payload.len();
-        self.pipeline.cmd("PUBLISH").arg(keys.channel(channel)).arg(payload);
-        self.sent.push(Sent { done });
+        self.pipeline.cmd("PUBLISH").arg(name).arg(payload);
+        self.sent.push(Sent { done, is_message });
     }
 }

@@ -1,0 +1,252 @@
+//! Other nodes over Redis publish/subscribe: commands to a node's channel, answers to a channel of ours, beats, and what app
+//! servers are told of nodes. Redis has no reply subjects, so a command names the channel for its answer, and an id by
+//! which the answer finds who waits. What is said, and the bounds of what was heard, are [`crate::peers`]'s.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bridge::NodeName;
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+
+use super::health::Health;
+use super::keys::{Keys, OfNodes};
+use super::publish::{Forward, What};
+use crate::bus::{BusFuture, BusState};
+use crate::bus_stats::BusStats;
+use crate::peers::{Beat, CallError, Ear, Heard, News, Peers, Subject, Taker, take};
+use crate::proto;
+
+/// Calls that may wait for answers.
+const CALLS_MAX: usize = 1_024;
+/// Most bytes of a command or an answer: a quarter of what Redis holds for a subscriber, by default, before it cuts it off.
+const BYTES_MAX: usize = 8 << 20;
+/// How long the last word of a node may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Other nodes of this Redis.
+pub(super) struct Nodes {
+    keys: Keys,
+    health: Arc<Health>,
+    forwards: mpsc::Sender<Forward>,
+    calls: Arc<Calls>,
+    stats: Arc<BusStats>,
+    heard: Taker,
+}
+
+/// What the connection that listens calls; it never waits.
+#[derive(Clone)]
+pub(crate) struct Ears {
+    ear: Ear,
+    calls: Arc<Calls>,
+    stats: Arc<BusStats>,
+}
+
+impl Nodes {
+    /// Both ends.
+    pub(super) fn new(
+        keys: &Keys,
+        health: &Arc<Health>,
+        forwards: &mpsc::Sender<Forward>,
+        stats: &Arc<BusStats>,
+    ) -> (Self, Ears) {
+        let (ear, heard) = Ear::new(stats);
+        let calls = Arc::<Calls>::default();
+        let ears = Ears { ear, calls: Arc::clone(&calls), stats: Arc::clone(stats) };
+        let nodes = Self {
+            keys: keys.clone(),
+            health: Arc::clone(health),
+            forwards: forwards.clone(),
+            calls,
+            stats: Arc::clone(stats),
+            heard,
+        };
+        (nodes, ears)
+    }
+
+    fn is_away(&self) -> bool {
+        self.health.state() == BusState::Away
+    }
+
+    /// Publishes, unless the bus is away or too much waits. Whoever misses a word hears the next.
+    fn say(&self, what: OfNodes, words: Vec<u8>, done: Option<oneshot::Sender<Option<u64>>>) {
+        if !self.is_away() {
+            let what = What::Words(self.keys.place_of(what).to_owned(), words);
+            let _ = self.forwards.try_send(Forward { what, done });
+        }
+    }
+
+    async fn ask(&self, node: &NodeName, command: proto::Command) -> Result<proto::Answer, CallError> {
+        let call = self.calls.begin().ok_or(CallError::Busy)?;
+        let reply_to = self.keys.place_of(OfNodes::Answer).to_owned();
+        let words = proto::Command { id: call.id, reply_to, ..command }.encode_to_vec();
+        if words.len() > BYTES_MAX {
+            return Err(CallError::TooLarge);
+        }
+        let (done, is_done) = oneshot::channel();
+        let what = What::Words(self.keys.command_of(node), words);
+        self.forwards.send(Forward { what, done: Some(done) }).await.map_err(|_| CallError::Away)?;
+        match is_done.await {
+            Ok(Some(1..)) => call.answer().await.ok_or(CallError::Silent),
+            // Nobody listens there; or it may have been published, or not.
+            _ => Err(CallError::Silent),
+        }
+    }
+}
+
+impl Peers for Nodes {
+    fn call<'a>(
+        &'a self,
+        node: &'a NodeName,
+        command: proto::Command,
+        within: Duration,
+    ) -> BusFuture<'a, Result<proto::Answer, CallError>> {
+        Box::pin(async move {
+            if self.is_away() {
+                return Err(CallError::Away);
+            }
+            self.stats.calls.add(1);
+            let asked = tokio::time::timeout(within, self.ask(node, command)).await;
+            let answer = asked.unwrap_or(Err(CallError::Silent));
+            if answer.is_err() {
+                self.stats.calls_unanswered.add(1);
+            }
+            answer
+        })
+    }
+
+    fn may_answer(&self, reply_to: &str) -> bool {
+        self.keys.may_answer(reply_to)
+    }
+
+    fn answer<'a>(&'a self, reply_to: &'a str, answer: Bytes) -> BusFuture<'a, ()> {
+        Box::pin(async move {
+            if !self.is_away() {
+                let what = What::Words(reply_to.to_owned(), answer.into());
+                // Nobody waits for an answer that cannot be published.
+                let _ = self.forwards.send(Forward { what, done: None }).await;
+            }
+        })
+    }
+
+    fn beat(&self, beat: Beat) -> BusFuture<'_, ()> {
+        Box::pin(async move {
+            let (done, is_done) = oneshot::channel();
+            self.say(OfNodes::Heard(Subject::Presence), beat.write(), Some(done));
+            if beat.leaves {
+                let _ = tokio::time::timeout(FAREWELL, is_done).await;
+            }
+        })
+    }
+
+    fn tell(&self, news: News) -> BusFuture<'_, ()> {
+        Box::pin(async move { self.say(OfNodes::Heard(Subject::Nodes), news.write(), None) })
+    }
+
+    fn bytes_max(&self) -> usize {
+        BYTES_MAX
+    }
+
+    fn hear(&self) -> Option<mpsc::Receiver<Heard>> {
+        take(&self.heard)
+    }
+}
+
+impl Ears {
+    /// Takes what came.
+    pub(crate) fn hear(&self, what: OfNodes, said: Vec<u8>) {
+        match what {
+            OfNodes::Heard(subject) => {
+                // Without a listener the program ends.
+                let _ = self.ear.hear(subject, said.into(), None);
+            }
+            OfNodes::Answer => match proto::Answer::decode(Bytes::from(said)) {
+                Ok(answer) => self.calls.end(answer),
+                Err(_) => self.stats.malformed.add(1),
+            },
+        }
+    }
+}
+
+/// Who waits for which answer.
+#[derive(Default)]
+struct Calls(Mutex<HashMap<u64, oneshot::Sender<proto::Answer>>>);
+
+impl Calls {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<proto::Answer>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more; `None` when there are as many as may be.
+    fn begin(self: &Arc<Self>) -> Option<Call> {
+        let mut waiting = self.lock();
+        if waiting.len() >= CALLS_MAX {
+            return None;
+        }
+        // At random, so that nobody who only heard an earlier answer can guess it.
+        let id = std::iter::repeat_with(|| fastrand::u64(1..)).find(|id| !waiting.contains_key(id))?;
+        let (answer, answered) = oneshot::channel();
+        waiting.insert(id, answer);
+        drop(waiting);
+        Some(Call { id, answered, calls: Arc::clone(self) })
+    }
+
+    /// Its answer came. Late ones find nobody: their calls are counted as unanswered.
+    fn end(&self, answer: proto::Answer) {
+        if let Some(waiting) = self.lock().remove(&answer.id) {
+            let _ = waiting.send(answer);
+        }
+    }
+}
+
+/// A call that waits; given up when it is dropped.
+struct Call {
+    id: u64,
+    answered: oneshot::Receiver<proto::Answer>,
+    calls: Arc<Calls>,
+}
+
+impl Call {
+    async fn answer(mut self) -> Option<proto::Answer> {
+        (&mut self.answered).await.ok()
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.calls.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn answer(id: u64) -> proto::Answer {
+        proto::Answer { id, node: "b".to_owned(), ..proto::Answer::default() }
+    }
+
+    #[tokio::test]
+    async fn an_answer_finds_who_waits_for_it_and_a_late_one_nobody() {
+        let calls = Arc::<Calls>::default();
+        let (first, second) = (calls.begin().unwrap(), calls.begin().unwrap());
+        let given_up = second.id;
+        drop(second);
+        calls.end(answer(given_up));
+        calls.end(answer(first.id));
+        assert_eq!(first.answer().await.unwrap().node, "b");
+        assert!(calls.lock().is_empty());
+    }
+
+    #[test]
+    fn no_more_calls_wait_than_the_bound_and_one_that_is_given_up_makes_room() {
+        let calls = Arc::<Calls>::default();
+        let mut waiting: Vec<_> = (0..CALLS_MAX).map(|_| calls.begin().unwrap()).collect();
+        assert!(calls.begin().is_none());
+        waiting.pop();
+        assert!(calls.begin().is_some());
+    }
+}
