@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backend::joint::OnLoss;
 use backend::redis::{Server, Tls, envelope};
-use backend::{Bus as _, BusState};
+use backend::{Bus as _, BusState, Trouble};
 use bridge::message::Bytes;
 use bridge::{Channel, Epoch, Kind, Message};
 use redis::aio::MultiplexedConnection;
@@ -136,9 +136,10 @@ async fn a_user_with_a_password_gets_in_and_another_does_not() {
         node.bus.problem().is_some_and(|problem| problem.contains("WRONGPASS"))
     })
     .await;
-    assert_eq!(node.bus.state(), BusState::Away);
+    assert_eq!((node.bus.state(), node.bus.trouble()), (BusState::Away, Some(Trouble::Login)));
     std::fs::write(&password, "secret\n").unwrap();
     node.is_up().await;
+    assert_eq!(node.bus.trouble(), None);
     // A group has acknowledged what is there, so that there is something to trim.
     let mut redis = server.connection().await;
     let partition = bridge::Address { shard: 0, slot: 0, generation: 1 }.partition(4);
@@ -202,6 +203,6 @@ async fn tls_is_spoken_and_a_stranger_is_not_believed() {
         node.bus.problem().is_some_and(|problem| problem.contains("certificate"))
     })
     .await;
-    assert_eq!(node.bus.state(), BusState::Away);
+    assert_eq!((node.bus.state(), node.bus.trouble()), (BusState::Away, Some(Trouble::Tls)));
     node.stop().await;
 }
