@@ -9,13 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{AuthError, Client, ConnectErrorKind, ConnectOptions, Event, Server};
+use async_nats::{AuthError, Client, ConnectErrorKind, ConnectOptions, Event, Server, ServerError};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::Options;
 use crate::bus_stats::BusStats;
 use crate::trouble::Trouble;
 
+/// Complaints of the server are told at most so often.
+const COMPLAINTS_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked at beside what the library tells, because that may be lost.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a start waits for a server.
@@ -55,11 +58,25 @@ struct Heard {
     news: Notify,
     /// What the last attempts came to.
     trouble: Mutex<Option<Trouble>>,
+    /// When the server's complaints were last told, and how many have not been since.
+    complaints: Mutex<(Option<Instant>, u64)>,
 }
 
 impl Heard {
     fn trouble(&self) -> Option<Trouble> {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server complains: of a right that we lack, for each message that it takes. Tells of one in a while.
+    fn complains(&self, error: &ServerError) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let (told, left_out) = *complaints;
+        if told.is_some_and(|told| told.elapsed() < COMPLAINTS_EVERY) {
+            complaints.1 += 1;
+            return;
+        }
+        *complaints = (Some(Instant::now()), 0);
+        tracing::warn!(%error, left_out, "the NATS server complains");
     }
 
     /// Looks at how the last attempts ended; comes before each. What is worse than silence is told when it begins.
@@ -238,7 +255,7 @@ fn connect_options(
                 // Nothing else is one before the connection stands.
                 Event::ClientError(_) => stats.connects_failed.add(1),
                 Event::SlowConsumer(_) => stats.overrun.add(1),
-                Event::ServerError(error) => tracing::warn!(%error, "the NATS server complains"),
+                Event::ServerError(error) => heard.complains(&error),
                 _ => {}
             }
             std::future::ready(())
