@@ -189,6 +189,26 @@ fn a_stream_that_comes_late_gets_everything_in_order() {
 }
 
 #[test]
+fn what_is_larger_than_the_stream_takes_closes_its_sender_and_holds_nobody_up() {
+    let server = NatsServer::start_with_jetstream();
+    let stream =
+        r#"{"name":"EVENTS","subjects":["gateway.inbound.>"],"storage":"memory","max_msg_size":2048}"#;
+    let made = Nats::connect(server.port).ask("$JS.API.STREAM.CREATE.EVENTS", stream);
+    assert!(made.text().contains("\"created\""), "{}", made.text());
+    let gateway = gateway(&server);
+    let (mut large, mut small) = (gateway.client("/app"), gateway.client("/app"));
+    large.say(&"x".repeat(4096));
+    assert_eq!(large.told_to_go(), (1009, r#"{"reason":"message_too_big"}"#.to_owned()));
+    small.say("small");
+    let settled = |m: &Metrics| m.value("gateway_inbound_events_unsettled") == 0.0;
+    let all = |m: &Metrics| m.value("gateway_bus_inbound_total") == 4.0 && settled(m);
+    let metrics = gateway.until("two openings, an end and a message are there", all);
+    assert_eq!(metrics.value("gateway_bus_inbound_left_out_total"), 1.0);
+    assert_eq!(metrics.ended("message_too_big"), 1.0);
+    gateway.stop();
+}
+
+#[test]
 fn without_a_stream_events_wait_until_there_is_one() {
     let server = NatsServer::start_with_jetstream();
     let gateway = gateway(&server);

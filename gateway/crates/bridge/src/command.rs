@@ -90,6 +90,11 @@ pub enum Command {
         /// Whom; it may be gone.
         whom: Address,
     },
+    /// Close one connection because its upstream can never take what it said: 1009.
+    TooBig {
+        /// Whom; it may be gone.
+        whom: Address,
+    },
     /// Put a connection into a channel. Being in it already is success.
     Subscribe {
         /// Whom.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bridge::command::{NotDone, Reply};
 use bridge::{Address, Channel, Command, EndReason, Message, Sealed, Upstream};
 use store::{Key, NONE, Phase};
+use wire::error::Violation;
 
 use crate::cold::Then;
 use crate::net::Net;
@@ -46,6 +47,11 @@ impl<N: Net> Shard<N> {
                 // Whoever is on the way out has been told so already.
                 if let Ok(key) = self.open(whom, None) {
                     self.give_up(key);
+                }
+            }
+            Command::TooBig { whom } => {
+                if let Ok(key) = self.open(whom, None) {
+                    self.show_out(key, Violation::MessageTooBig);
                 }
             }
             Command::Subscribe { whom, channel, by, reply } => {

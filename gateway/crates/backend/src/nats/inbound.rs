@@ -50,7 +50,7 @@ enum Failed {
     Lost,
     /// Nobody takes it: no stream, or one that is full. Again, later.
     Refused,
-    /// It never will: it is larger than the server takes.
+    /// It never will: it is larger than the server takes, or the stream.
     Never,
 }
 
@@ -148,7 +148,9 @@ impl Teller {
             }
             match self.attempt(inbound, patience.is_some()).await {
                 Ok(()) => return self.stats.inbound.add(1),
-                Err(Failed::Never) => return self.stats.inbound_left_out.add(1),
+                Err(Failed::Never) => {
+                    return self.leave_out(inbound, Command::TooBig { whom: inbound.address });
+                }
                 Err(Failed::Lost) => self.stats.inbound_retries.add(1),
                 Err(Failed::Refused) => {
                     self.stats.inbound_retries.add(1);
@@ -180,16 +182,22 @@ impl Teller {
         if on_loss == OnLoss::Pause {
             return false;
         }
-        self.stats.inbound_left_out.add(1);
-        let is_message = matches!(inbound.occurrence, Occurrence::Message { .. });
-        if on_loss == OnLoss::Close
-            && is_message
-            && let Some(mailbox) = self.mailboxes.get(usize::from(inbound.address.shard))
-        {
-            // A mailbox without room: the next message tries again.
-            let _ = mailbox.send(Command::GiveUp { whom: inbound.address });
+        if on_loss == OnLoss::Close {
+            self.leave_out(inbound, Command::GiveUp { whom: inbound.address });
+        } else {
+            self.stats.inbound_left_out.add(1);
         }
         true
+    }
+
+    /// Gives an event up, and closes whoever sent it, if it is a message.
+    fn leave_out(&self, inbound: &Inbound, close: Command) {
+        self.stats.inbound_left_out.add(1);
+        let is_message = matches!(inbound.occurrence, Occurrence::Message { .. });
+        if is_message && let Some(mailbox) = self.mailboxes.get(usize::from(inbound.address.shard)) {
+            // A mailbox without room: the next message tries again.
+            let _ = mailbox.send(close);
+        }
     }
 
     async fn attempt(&self, inbound: &Inbound, acknowledged: bool) -> Result<(), Failed> {
@@ -216,7 +224,7 @@ impl Teller {
             () = self.link.lost_since(losses) => return Err(Failed::Lost),
         };
         match answer {
-            Ok(ack) => is_acknowledgement(&ack.payload).then_some(()).ok_or(Failed::Refused),
+            Ok(ack) => acknowledged_by(&ack.payload),
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::NoResponders => {
                     self.stats.no_responders.add(1);
@@ -262,11 +270,17 @@ fn content(node: &Node, inbound: &Inbound, id: &ConnId, route: &str, reply_to: &
     (headers, payload)
 }
 
+/// What JetStream says of a message that is larger than its stream takes.
+const TOO_LARGE_FOR_STREAM: u64 = 10054;
+
 /// Whether the server has stored it. Whatever else answers on the subject, an app server by mistake perhaps, has not.
-fn is_acknowledgement(payload: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|ack| {
-        ack.get("error").is_none() && ack.get("stream").is_some() && ack.get("seq").is_some()
-    })
+fn acknowledged_by(answer: &[u8]) -> Result<(), Failed> {
+    let answer = serde_json::from_slice::<serde_json::Value>(answer).unwrap_or_default();
+    match answer.get("error") {
+        Some(error) if error["err_code"].as_u64() == Some(TOO_LARGE_FOR_STREAM) => Err(Failed::Never),
+        None if answer.get("stream").is_some() && answer.get("seq").is_some() => Ok(()),
+        _ => Err(Failed::Refused),
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +290,18 @@ mod tests {
 
     use super::super::HEADERS_BYTES_MAX;
     use super::*;
+
+    #[test]
+    fn only_what_is_in_a_stream_is_acknowledged_and_what_never_can_be_is_told_apart() {
+        let stored = r#"{"stream":"EVENTS","seq":7,"duplicate":true}"#;
+        assert!(acknowledged_by(stored.as_bytes()).is_ok());
+        let too_large = r#"{"error":{"code":400,"err_code":10054,"description":"message size exceeds"},"stream":"E","seq":0}"#;
+        assert!(matches!(acknowledged_by(too_large.as_bytes()), Err(Failed::Never)));
+        let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"E","seq":0}"#;
+        for other in [full, "{}", "", "thanks", r#"{"seq":1}"#, "[]", "\u{0}"] {
+            assert!(matches!(acknowledged_by(other.as_bytes()), Err(Failed::Refused)), "{other}");
+        }
+    }
 
     #[test]
     fn headers_of_the_longest_names_take_no_more_than_is_set_aside_for_them() {

@@ -216,7 +216,8 @@ impl<N: Net> Shard<N> {
         self.close_with(key, &frame, code, code, EndReason::ClientClose, Then::HangUp);
     }
 
-    fn show_out(&mut self, key: Key, violation: Violation) {
+    /// It broke a rule: it is told which, and discarded from then on.
+    pub(crate) fn show_out(&mut self, key: Key, violation: Violation) {
         let why = match violation.code() {
             code::INVALID_PAYLOAD => EndReason::InvalidUtf8,
             code::TOO_BIG => EndReason::MessageTooBig,
