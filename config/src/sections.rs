@@ -198,7 +198,7 @@ section! {
     /// `[backlog]`
     Backlog ["backlog"]
     /// Frames that may wait for one connection; one more closes 1013.
-    frames: NonZeroU32 = count(4096), Count { min: 1, max: 1_000_000 };
+    frames: NonZeroU32 = count(512), Count { min: 1, max: 1_000_000 };
     /// Bytes that may wait for one connection; more closes 1013. At least the longest message it may be sent.
     bytes: Bytes = Bytes::mib(1), Size { min: Bytes::kib(1), max: Bytes::gib(2) };
     /// Bytes that may wait in the whole node, each frame counted once for each shard that holds it.
