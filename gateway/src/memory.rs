@@ -1,7 +1,9 @@
 //! Watching the memory of the process: when it is beyond `limits.node.memory`, the gate lets nobody new in.
 //!
-//! Owns the look once a second, and what is said of it in the log. Refuses to end anybody: who is connected is served on,
-//! and leaves at its own time. Read at admission only, so a message pays nothing. Runs as one task of the runtime.
+//! Owns the look once a second, and what is said of it in the log. What was freed stays with the allocator for the next
+//! ones, and behind a peak that may be all that is too much: so it is asked for before the process is judged. Refuses to
+//! end anybody: who is connected is served on, and leaves at its own time. Read at admission only, so a message pays
+//! nothing. Runs as one task of the runtime.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use crate::metrics::resident_bytes;
 
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks from one time that freed memory is asked for to the next: it takes a while, and those who allocate may wait.
+const LOOKS_PER_TRIM: u32 = 5;
 /// Below so much of the limit it is over. At the limit itself, every second would decide otherwise.
 const FREE_BELOW_PERCENT: u64 = 95;
 
@@ -22,15 +26,22 @@ const FREE_BELOW_PERCENT: u64 = 95;
 pub(crate) async fn watch(admin: Arc<Admin>) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut memory = Memory::Free;
+    let (mut memory, mut looks_to_trim) = (Memory::Free, 0_u32);
     loop {
         looks.tick().await;
         let live = admin.live.now();
         let limits = &live.settings.node_limits;
         // Without a limit nothing is too much. What cannot be read is as it was.
         let limit = limits.memory.map_or(u64::MAX, Bytes::as_u64);
-        let Some(resident) = resident_bytes() else { continue };
-        let next = judged(memory != Memory::Free, resident, limit, limits.dry_run);
+        let judge = |resident| judged(memory != Memory::Free, resident, limit, limits.dry_run);
+        let Some(mut resident) = resident_bytes() else { continue };
+        looks_to_trim = looks_to_trim.saturating_sub(1);
+        if judge(resident) != Memory::Free && looks_to_trim == 0 {
+            looks_to_trim = LOOKS_PER_TRIM;
+            let _ = tokio::task::spawn_blocking(net::memory::give_back).await;
+            resident = resident_bytes().unwrap_or(resident);
+        }
+        let next = judge(resident);
         if next != memory {
             say(next, resident, limit);
         }

@@ -6,7 +6,7 @@ mod harness;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use harness::{Gateway, Raw, TEXT, frame, upgrade_request};
+use harness::{BINARY, Gateway, Raw, TEXT, frame, upgrade_request};
 
 const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
@@ -183,6 +183,32 @@ fn without_memory_left_newcomers_are_refused_and_who_is_in_is_served_on() {
     assert!(metrics.value("process_resident_memory_bytes") > f64::from(1 << 20));
     gateway.configure("[limits.node]\nmemory = '1GiB'");
     http.call("POST", "/v1/reload").good(200);
+    gateway.logged(&["memory is below its limit"]);
+    gateway.client("/echo").echoes("there is room again");
+    gateway.stop();
+}
+
+#[test]
+fn behind_a_peak_of_memory_newcomers_are_let_in_again() {
+    const CONNECTIONS: usize = 3000;
+    const HALF_BYTES: usize = 10_000;
+    let gateway = Gateway::start("");
+    let mut http = gateway.http();
+    let mut crowd: Vec<Option<Raw>> = (0..CONNECTIONS).map(|_| Some(gateway.upgraded("/echo"))).collect();
+    let at_rest = gateway.metrics().value("process_resident_memory_bytes");
+    let frame = frame(0x80 | BINARY, &[0; 2 * HALF_BYTES]);
+    for raw in crowd.iter_mut().flatten() {
+        raw.send(&frame[..HALF_BYTES]);
+    }
+    let limit = at_rest as usize + CONNECTIONS * HALF_BYTES * 2 / 3;
+    gateway.configure(&format!("[limits.node]\nmemory = {limit}"));
+    http.call("POST", "/v1/reload").good(200);
+    gateway.logged(&["memory is at its limit: new connections are refused"]);
+    // In any order, and a few stay, so that what was freed lies between what is in use.
+    for place in (0..CONNECTIONS).filter(|place| place % 100 > 0) {
+        crowd[place * 7 % CONNECTIONS] = None;
+    }
+    gateway.until("few are left", |m| m.value("gateway_connections") == (CONNECTIONS / 100) as f64);
     gateway.logged(&["memory is below its limit"]);
     gateway.client("/echo").echoes("there is room again");
     gateway.stop();

@@ -1,4 +1,4 @@
-//! System calls for shards: the event loop, listeners, sockets, descriptor tables, wakers and the clock.
+//! System calls for shards: the event loop, listeners, sockets, descriptor tables, wakers, freed memory and the clock.
 //!
 //! Owns every descriptor of a client; refuses to decide anything about protocols, limits or backends, and has no
 //! `async`. The program builds a [`Prepared`] per shard before any thread starts, and each shard's thread runs
@@ -9,8 +9,9 @@ pub mod clock;
 pub mod descriptors;
 pub mod event_loop;
 pub mod listener;
+pub mod memory;
 pub mod socket;
-#[allow(unsafe_code, reason = "the one system call that no dependency wraps")]
+#[allow(unsafe_code, reason = "calls that no dependency wraps")]
 mod sys;
 pub mod waker;
 
