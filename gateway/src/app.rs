@@ -94,7 +94,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     let signals = runtime.block_on(listen_signals())?;
 
     let gate = Arc::new(Gate::new(node::gate_sizes(settings, plan)));
-    let (batch_sender, batches) = mpsc::channel(BATCHES_MAX);
+    let ((batch, batches), (order, orders)) = (mpsc::channel(BATCHES_MAX), mpsc::channel(ORDERS_MAX));
     let websocket_address = waiting.address;
     announce(&name, epoch, plan, websocket_address, &http, grpc.as_ref());
     let running = waiting.go(&Blueprint {
@@ -105,7 +105,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
         gate: Arc::clone(&gate),
         node_bytes: Arc::new(NodeBytes::new(settings.backlog.node_bytes.as_u64())),
         switchboard: Arc::clone(&switchboard),
-        batches: batch_sender,
+        batches: batch,
     });
 
     let recent = Arc::new(Recent::new(settings.inspection.endings as usize));
@@ -127,12 +127,12 @@ fn start(settings: &Settings) -> Result<Node, String> {
         refusal_labels: Vec::leak(shard::refusal_labels()),
         descriptors: descriptor_tables(settings),
     });
-    let (order, orders) = mpsc::channel(ORDERS_MAX);
     let admin = Arc::new(Admin {
         node: name.clone(),
         epoch,
         publisher,
         nodes,
+        block_orders: Default::default(),
         switchboard,
         gate,
         stats,

@@ -1,6 +1,6 @@
 //! This node among others of its bus: says that it is there, knows who else is, tells app servers of those that are lost,
-//! and obeys commands that come over the bus. Who is lost is judged by [`backend::Presence`]; commands are obeyed by
-//! [`crate::api::command`]. Refuses to know any bus. Started once by `app`; ends at once where there are no other nodes.
+//! tells newcomers which networks are blocked, and obeys commands that come over the bus. Who is lost is judged by
+//! [`backend::Presence`]; commands are obeyed by [`crate::api::command`]. Refuses to know any bus. Started once by `app`; ends at once where there are no other nodes.
 
 use std::future::Future;
 use std::pin::pin;
@@ -8,13 +8,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use backend::peers::{Asked, Beat, Heard};
-use backend::presence::BEAT_EVERY;
+use backend::presence::{BEAT_EVERY, NODES_MAX};
 use backend::{BusState, Peers, Presence};
 use bridge::{Epoch, NodeName};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::admin::Admin;
+use crate::api::blocks;
 use crate::api::command::{self, Reply};
 use crate::node;
 
@@ -24,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const COMMANDS_MAX: usize = 256;
 /// Such answers under way; beyond them nothing is answered.
 const REFUSALS_MAX: usize = 256;
+/// Nodes that are being told of blocks at once; others wait.
+const TELLINGS_MAX: usize = 16;
 
 /// Other nodes that are there, by name. One name may be there twice for a while: a node that died, and its next life.
 #[derive(Debug, Default)]
@@ -66,6 +69,8 @@ pub(crate) async fn run(admin: Arc<Admin>, stopped: impl Future<Output = ()>) {
         presence,
         commands: room(COMMANDS_MAX),
         refusals: room(REFUSALS_MAX),
+        tellings: room(TELLINGS_MAX),
+        untold: Vec::new(),
         beats: 0,
         losses: losses(&admin),
         was_away: bus.bus().state() == BusState::Away,
@@ -85,6 +90,9 @@ struct Cluster<'a> {
     presence: Presence,
     commands: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    tellings: Arc<Semaphore>,
+    /// Nodes that may not know which networks are blocked.
+    untold: Vec<NodeName>,
     beats: u64,
     losses: u64,
     was_away: bool,
@@ -127,7 +135,12 @@ impl Cluster<'_> {
         self.show();
         if is_back {
             self.beat(false).await;
+            // They have not heard what was said meanwhile.
+            for node in self.admin.nodes.others(&self.admin.node) {
+                self.meet(node);
+            }
         }
+        self.tell_of_blocks();
         for news in lost {
             tracing::warn!(node = %news.node, epoch = %news.epoch, "a node is lost");
             self.peers.tell(news).await;
@@ -150,6 +163,8 @@ impl Cluster<'_> {
                     }
                     tracing::info!(node = %beat.node, epoch = %beat.epoch, "a node is there");
                     self.beat(false).await;
+                    self.meet(beat.node.clone());
+                    self.tell_of_blocks();
                 }
                 if let Some(news) = change.news {
                     tracing::warn!(node = %news.node, epoch = %news.epoch, "a node has returned");
@@ -163,6 +178,25 @@ impl Cluster<'_> {
         let nodes = self.presence.nodes();
         if *nodes != *self.admin.nodes.now() {
             self.admin.nodes.set(nodes);
+        }
+    }
+
+    /// Has a node told which networks are blocked.
+    fn meet(&mut self, node: NodeName) {
+        if node != self.admin.node && !self.untold.contains(&node) && self.untold.len() < NODES_MAX {
+            self.untold.push(node);
+        }
+    }
+
+    fn tell_of_blocks(&mut self) {
+        while !self.untold.is_empty()
+            && let Ok(permit) = Arc::clone(&self.tellings).try_acquire_owned()
+        {
+            let (admin, node) = (Arc::clone(self.admin), self.untold.remove(0));
+            tokio::spawn(async move {
+                blocks::tell(&admin, &node).await;
+                drop(permit);
+            });
         }
     }
 

@@ -1,5 +1,6 @@
 //! Promise: whichever node of a NATS or a Redis is asked, the answer is the same: for any connection, for lists, users and
-//! blocks. A node that is silent is named, one that dies is announced, and commands may come over the bus, in either form.
+//! blocks. A node that is silent is named, one that dies is announced, one that comes late is told what it has missed, and
+//! commands may come over the bus, in either form.
 #![allow(clippy::unwrap_used)]
 
 mod harness;
@@ -11,7 +12,7 @@ use backend::proto::gateway_client::GatewayClient;
 use backend::proto::message::Payload;
 use backend::proto::{self, Allow, ListConnectionsRequest, Message, SendRequest, answer};
 use harness::decider::allow;
-use harness::{BusApp, BusKind, BusServer, Decider, Gateway};
+use harness::{BusApp, BusKind, BusServer, Decider, Gateway, eventually};
 use nix::sys::signal::Signal;
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -37,6 +38,8 @@ over_each_bus! {
     commands_over_the_bus_are_obeyed_in_either_form,
     what_is_no_command_is_answered_and_counted_and_disturbs_nothing,
     while_the_bus_is_away_other_nodes_cannot_be_asked_and_nobody_is_lost,
+    a_node_that_comes_late_learns_which_networks_are_blocked,
+    what_is_blocked_or_lifted_while_the_bus_is_away_is_so_everywhere_afterwards,
 }
 
 /// Waits until each of them knows all of them.
@@ -350,6 +353,59 @@ fn while_the_bus_is_away_other_nodes_cannot_be_asked_and_nobody_is_lost(kind: Bu
     }
     http.call("GET", &format!("/v1/connections/{}", far.id)).good(200);
     assert_eq!(a.metrics().value("gateway_nodes"), 2.0);
+    a.stop();
+    b.stop();
+}
+
+fn a_node_that_comes_late_learns_which_networks_are_blocked(kind: BusKind) {
+    let server = BusServer::start(kind);
+    let a = server.node("a", "");
+    server.is_up(&a, true);
+    let mut http = a.http();
+    for network in ["10.1.0.0%2F16", "10.2.0.0%2F16", "fd00::%2F48"] {
+        http.call("PUT", &format!("/v1/blocks/{network}?ttl=600")).good(200);
+    }
+    http.call("DELETE", "/v1/blocks/10.2.0.0%2F16").good(204);
+    let expected = networks(["10.1.0.0/16", "fd00::/48"]);
+    let (b, c) = (server.node("b", ""), server.node("c", ""));
+    acquainted(&[&a, &b, &c]);
+    for late in [&b, &c] {
+        eventually("it knows", || (blocked(late) == expected).then_some(()));
+        let shown = late.http().call("GET", "/v1/blocks/10.1.0.0%2F16").good(200).json();
+        assert!((500..=600).contains(&shown["expires_in_s"].as_u64().unwrap()), "{shown}");
+    }
+    // From now on it is as if it had always been there.
+    b.http().call("DELETE", "/v1/blocks/10.1.0.0%2F16").good(204);
+    for gateway in [&a, &b, &c] {
+        assert_eq!(blocked(gateway), networks(["fd00::/48"]));
+    }
+    b.stop();
+    let b = server.node("b", "");
+    eventually("its next life knows, too", || (blocked(&b) == networks(["fd00::/48"])).then_some(()));
+    a.stop();
+    b.stop();
+    c.stop();
+}
+
+fn what_is_blocked_or_lifted_while_the_bus_is_away_is_so_everywhere_afterwards(kind: BusKind) {
+    let mut server = BusServer::start(kind);
+    let (a, b) = (server.node("a", ""), server.node("b", ""));
+    acquainted(&[&a, &b]);
+    let mut http = a.http();
+    http.call("PUT", "/v1/blocks/10.1.0.0%2F16?ttl=600").good(200);
+    let client = b.client("/echo");
+    server.kill();
+    server.is_up(&a, false);
+    server.is_up(&b, false);
+    http.call("DELETE", "/v1/blocks/10.1.0.0%2F16").problem(503, "node_silent");
+    let put = http.call("PUT", "/v1/blocks/127.0.0.0%2F8?ttl=600").good(200).json();
+    assert_eq!(put["silent"], json!(["b"]));
+    assert_eq!(blocked(&b), networks(["10.1.0.0/16"]));
+    server.run();
+    assert_eq!(client.told_to_go().0, 1008);
+    let agrees = |gateway: &Gateway| (blocked(gateway) == networks(["127.0.0.0/8"])).then_some(());
+    eventually("b has lifted what a has", || agrees(&b));
+    agrees(&a).unwrap();
     a.stop();
     b.stop();
 }

@@ -115,6 +115,8 @@ pub(crate) struct Admin {
     pub(crate) nodes: Arc<Nodes>,
     /// The mailboxes of the shards.
     pub(crate) switchboard: Arc<Switchboard>,
+    /// Which order about a blocked network was the last.
+    pub(crate) block_orders: crate::api::BlockOrders,
     /// The node's gate: its bound.
     pub(crate) gate: Arc<shard::limit::Gate>,
     /// Counters, by shard.

@@ -204,6 +204,7 @@ fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
         epoch: Epoch(7),
         publisher: publisher.clone(),
         nodes: Arc::default(),
+        block_orders: Default::default(),
         switchboard: Arc::clone(&switchboard),
         stats: stats.clone(),
         live: Arc::clone(&live),

@@ -114,9 +114,12 @@ fn connection(order: &Order) -> Option<&str> {
         | Order::Unsubscribe(proto::command::Leave { connection, .. })
         | Order::SetState(proto::command::SetState { connection, .. })
         | Order::Describe(proto::command::Describe { connection }) => Some(connection),
-        Order::Publish(_) | Order::List(_) | Order::CloseUser(_) | Order::Block(_) | Order::Unblock(_) => {
-            None
-        }
+        Order::Publish(_)
+        | Order::List(_)
+        | Order::CloseUser(_)
+        | Order::Block(_)
+        | Order::Unblock(_)
+        | Order::Blocks(_) => None,
     }
 }
 
@@ -150,6 +153,7 @@ async fn perform(admin: &Admin, order: Order) -> Result<Done, Error> {
         }
         Order::Block(block) => blocks::block(admin, &block).await?,
         Order::Unblock(unblock) => return Ok(Done::WasBlocked(blocks::unblock(admin, &unblock)?)),
+        Order::Blocks(known) => blocks::learn(admin, &known).await?,
         Order::Publish(_) => {
             let detail = "Publish on the bus itself, to the name of the channel there: every node hears it.";
             return Err(Error::new(Reason::BadRequest, detail));

@@ -3,6 +3,7 @@
 //! (`admin`) and the gRPC methods (`grpc`) translate to and from these, and do nothing else; `command` does the same for what
 //! comes over a bus. It refuses to know tokens and statuses.
 
+mod block_orders;
 pub(crate) mod blocks;
 pub(crate) mod command;
 pub(crate) mod connections;
@@ -14,6 +15,7 @@ pub(crate) mod publish;
 mod shards;
 pub(crate) mod users;
 
+pub(crate) use block_orders::BlockOrders;
 pub(crate) use error::{Error, Reason};
 pub(crate) use shards::SHARD_DEADLINE;
 

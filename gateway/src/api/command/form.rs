@@ -155,6 +155,7 @@ struct Said {
     close_user: Option<CloseUser>,
     block: Option<Block>,
     unblock: Option<Unblock>,
+    blocks: Option<Blocks>,
 }
 
 impl Said {
@@ -181,6 +182,10 @@ impl Said {
             }),
             self.block.map(|block| Order::Block(block.into())),
             self.unblock.map(|unblock| Order::Unblock(unblock.into())),
+            self.blocks.map(|Blocks { set, lifted }| {
+                let set = set.into_iter().map(Into::into).collect();
+                Order::Blocks(wire::Blocks { set, lifted: lifted.into_iter().map(Into::into).collect() })
+            }),
         ];
         let mut orders = orders.into_iter().flatten();
         match (orders.next(), orders.next()) {
@@ -295,11 +300,13 @@ struct Block {
     cidr: String,
     #[serde(alias = "ttlS")]
     ttl_s: u32,
+    #[serde(default, alias = "atMs", deserialize_with = "number")]
+    at_ms: u64,
 }
 
 impl From<Block> for wire::Block {
-    fn from(Block { cidr, ttl_s }: Block) -> Self {
-        Self { cidr, ttl_s }
+    fn from(Block { cidr, ttl_s, at_ms }: Block) -> Self {
+        Self { cidr, ttl_s, at_ms }
     }
 }
 
@@ -307,12 +314,23 @@ impl From<Block> for wire::Block {
 #[serde(deny_unknown_fields)]
 struct Unblock {
     cidr: String,
+    #[serde(default, alias = "atMs", deserialize_with = "number")]
+    at_ms: u64,
 }
 
 impl From<Unblock> for wire::Unblock {
-    fn from(Unblock { cidr }: Unblock) -> Self {
-        Self { cidr }
+    fn from(Unblock { cidr, at_ms }: Unblock) -> Self {
+        Self { cidr, at_ms }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Blocks {
+    #[serde(default)]
+    set: Vec<Block>,
+    #[serde(default)]
+    lifted: Vec<Unblock>,
 }
 
 /// Bytes, in either alphabet and with or without padding, as Protobuf's JSON has them.

@@ -129,7 +129,8 @@ impl Translator {
                 | Wanted::List(_)
                 | Wanted::CloseUser(_)
                 | Wanted::Block(_)
-                | Wanted::Unblock(_) => {
+                | Wanted::Unblock(_)
+                | Wanted::Blocks(_) => {
                     return Err(invalid(
                         "this is asked over a bus, or of the service Gateway, and not on a stream",
                     ));

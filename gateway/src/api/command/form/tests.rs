@@ -80,10 +80,11 @@ fn a_command_is_what_a_person_can_type() {
     ] {
         assert_eq!(payload(text), expected, "{text}");
     }
-    let Ok(Order::Block(block)) = json_order("\n{\"block\":{\"cidr\":\"c\",\"ttlS\":9}}") else {
+    let Ok(Order::Block(block)) = json_order("\n{\"block\":{\"cidr\":\"c\",\"ttlS\":9,\"at_ms\":\"5\"}}")
+    else {
         panic!("a block")
     };
-    assert_eq!(block.ttl_s, 9);
+    assert_eq!((block.ttl_s, block.at_ms), (9, 5));
     for bad in [
         "{}",
         "{",
