@@ -94,8 +94,7 @@ impl Bench {
             listener::probe(wanted).map_err(|error| cannot_listen(wanted, &error))?;
         }
         let (report, reports) = sync_channel(1);
-        let shards = self.prepared.len();
-        let (end, ended) = sync_channel(shards);
+        let (end, ended) = sync_channel(self.prepared.len());
         let mut waiting = Waiting { threads: Vec::new(), ended, address: wanted };
         for (number, ((prepared, inbox), stats)) in
             self.prepared.into_iter().zip(self.inboxes).zip(self.stats).enumerate()
@@ -106,7 +105,7 @@ impl Bench {
                 prepared,
                 inbox,
                 stats,
-                clock: clock.staggered(number as u16, shards as u16),
+                clock,
                 keep: settings.shards.own_descriptors.then(|| self.shared.clone()),
                 // The first one finds the port when the kernel chooses it.
                 address: waiting.address,

@@ -18,15 +18,7 @@ impl Clock {
         Self { start: Instant::now() }
     }
 
-    /// The same clock for shard `number` of `shards`: behind by that part of a tick. Ticks of shards begin one after the
-    /// other, so that what is due each tick, pings above all, does not want all processors at one moment.
-    #[must_use]
-    pub fn staggered(self, number: u16, shards: u16) -> Self {
-        let tick = Duration::from_millis(u64::from(TICK_MS));
-        Self { start: self.start + tick * u32::from(number) / u32::from(shards.max(1)) }
-    }
-
-    /// Time since the start; zero before it.
+    /// Time since the start.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
@@ -55,14 +47,6 @@ pub fn to_next_tick(elapsed: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ticks_of_shards_begin_one_after_the_other_within_one() {
-        let clock = Clock::start();
-        let behind = |number| clock.staggered(number, 4).start - clock.start;
-        assert_eq!([0, 1, 3].map(behind), [0, 25, 75].map(Duration::from_millis));
-        assert_eq!(clock.staggered(0, 0).start, clock.start);
-    }
 
     #[test]
     fn a_tick_is_a_tenth_of_a_second_and_never_zero() {
