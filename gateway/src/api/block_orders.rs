@@ -3,7 +3,8 @@
 //! later one counts, by the clocks of the nodes that took them.
 //!
 //! Owns no list of blocks: the gate's is written under this lock, by [`super::blocks`]. Bounded by it: there are as many
-//! blocks as the gate takes, and [`LIFTS_MAX`] networks that were let in again; the one to be forgotten first goes first.
+//! blocks as the gate takes, and [`LIFTS_MAX`] networks that were let in again, or whose block is over; the one to be
+//! forgotten first goes first.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,24 +28,33 @@ pub(super) struct BlockOrder {
     pub(super) is_block: bool,
 }
 
+/// The last order about a network.
+#[derive(Debug)]
+struct Known {
+    order: BlockOrder,
+    /// When it may be forgotten: until then an earlier one, which lasts longer, may come back from a node that was cut off.
+    keep_until: u32,
+}
+
 /// The orders.
 #[derive(Debug, Default)]
-pub(crate) struct BlockOrders(Mutex<Vec<BlockOrder>>);
+pub(crate) struct BlockOrders(Mutex<Vec<Known>>);
 
 impl BlockOrders {
-    fn lock(&self) -> MutexGuard<'_, Vec<BlockOrder>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The moment of an order that is given here and now: later than all that is known about the network, also where the
     /// clock of another node is ahead.
     pub(super) fn moment(&self, network: Network, unix_ms: u64) -> u64 {
-        let known = self.lock().iter().find(|known| known.network == network).map(|known| known.at_ms);
+        let orders = self.lock();
+        let known = orders.iter().find(|known| known.order.network == network).map(|known| known.order.at_ms);
         known.map_or(unix_ms, |known| unix_ms.max(known.saturating_add(1)))
     }
 
-    /// Does what an order says, unless a later one is known or it is known itself; then `None`. A network that is let in
-    /// is remembered for as long as its block would have lasted, if that is longer than the order says.
+    /// Does what an order says, unless a later one is known or it is known itself; then `None`. It is remembered for as long
+    /// as each block of the network that it ends, or makes shorter, would have lasted.
     ///
     /// # Errors
     /// Those of the deed; then nothing is remembered.
@@ -55,30 +65,50 @@ impl BlockOrders {
         deed: impl FnOnce() -> Result<T, E>,
     ) -> Result<Option<T>, E> {
         let mut orders = self.lock();
-        orders.retain(|known| known.until > now);
-        let place = orders.iter().position(|known| known.network == order.network);
-        if place.is_some_and(|place| orders[place].at_ms >= order.at_ms) {
+        age(&mut orders, now);
+        let place = orders.iter().position(|known| known.order.network == order.network);
+        if place.is_some_and(|place| orders[place].order.at_ms >= order.at_ms) {
             return Ok(None);
         }
         let done = deed()?;
-        if let Some(place) = place {
-            let known = orders.swap_remove(place);
-            if !order.is_block {
-                order.until = order.until.max(known.until);
-            }
+        let earlier = place.map(|place| orders.swap_remove(place));
+        let keep_until = earlier.map_or(order.until, |earlier| earlier.keep_until.max(order.until));
+        if !order.is_block {
+            order.until = keep_until;
+            forget(&mut orders, LIFTS_MAX - 1);
         }
-        let lifts = orders.iter().enumerate().filter(|(_, known)| !known.is_block);
-        if !order.is_block && lifts.clone().count() >= LIFTS_MAX {
-            let first = lifts.min_by_key(|(_, known)| known.until).map(|(place, _)| place);
-            first.map(|place| orders.swap_remove(place));
-        }
-        orders.push(order);
+        orders.push(Known { order, keep_until });
         Ok(Some(done))
     }
 
-    /// All that are remembered.
+    /// All that are remembered. A block that is over is one that was lifted: nobody may take an earlier one for the last.
     pub(super) fn known(&self, now: u32) -> Vec<BlockOrder> {
-        self.lock().iter().filter(|known| known.until > now).copied().collect()
+        let mut orders = self.lock();
+        age(&mut orders, now);
+        orders.iter().map(|known| known.order).collect()
+    }
+}
+
+/// Forgets what may be forgotten, and turns blocks that are over into lifts.
+fn age(orders: &mut Vec<Known>, now: u32) {
+    orders.retain(|known| known.keep_until > now);
+    for Known { order, keep_until } in orders.iter_mut() {
+        if order.is_block && order.until <= now {
+            (order.is_block, order.until) = (false, *keep_until);
+        }
+    }
+    forget(orders, LIFTS_MAX);
+}
+
+/// Keeps no more lifts than that.
+fn forget(orders: &mut Vec<Known>, lifts_max: usize) {
+    loop {
+        let lifts = orders.iter().enumerate().filter(|(_, known)| !known.order.is_block);
+        if lifts.clone().count() <= lifts_max {
+            return;
+        }
+        let first = lifts.min_by_key(|(_, known)| known.keep_until).map(|(place, _)| place);
+        first.map(|place| orders.swap_remove(place));
     }
 }
 
@@ -132,6 +162,32 @@ mod tests {
         assert!(!obey(&orders, order(1, 1, 100, true), 99), "it comes back from a node that was cut off");
         assert!(orders.known(100).is_empty());
         assert!(obey(&orders, order(1, 1, 200, true), 100));
+    }
+
+    #[test]
+    fn a_block_that_was_made_shorter_does_not_come_back_at_its_old_length() {
+        let orders = BlockOrders::default();
+        let (long, short) = (order(1, 1, 100, true), order(1, 2, 10, true));
+        assert!(obey(&orders, long, 0) && obey(&orders, short, 5));
+        assert_eq!(orders.known(9), [short]);
+        assert!(!obey(&orders, long, 20), "it comes back from a node that was cut off");
+        let over = orders.known(20);
+        assert_eq!(over, [BlockOrder { until: 100, is_block: false, ..short }]);
+        let cut_off = BlockOrders::default();
+        assert!(obey(&cut_off, long, 0) && obey(&cut_off, over[0], 20), "and lifts it");
+        assert!(orders.known(100).is_empty());
+    }
+
+    #[test]
+    fn no_more_blocks_that_are_over_are_remembered_than_the_bound() {
+        let orders = BlockOrders::default();
+        for number in 0..LIFTS_MAX as u16 + 5 {
+            assert!(obey(&orders, order(number, 1, 1000 + u32::from(number), true), 0));
+            assert!(obey(&orders, order(number, 2, 10, true), 0));
+        }
+        let known = orders.known(10);
+        assert_eq!(known.len(), LIFTS_MAX);
+        assert!(known.iter().all(|known| !known.is_block && known.until >= 1005), "the first to end go first");
     }
 
     #[test]
