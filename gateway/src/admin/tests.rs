@@ -179,6 +179,11 @@ fn node_with_floor(tokens: Tokens, floor: u64) -> Admin {
     admin(tokens, mailboxes)
 }
 
+/// A node with a shard for each mailbox.
+pub(crate) fn node_with_mailboxes(mailboxes: Vec<bridge::Mailbox>) -> Admin {
+    admin(Tokens::none(), mailboxes)
+}
+
 fn admin(tokens: Tokens, mailboxes: Vec<bridge::Mailbox>) -> Admin {
     let stats: Vec<_> = mailboxes.iter().map(|_| Arc::new(Stats::default())).collect();
     stats.iter().for_each(|stats| stats.listening.set(1));

@@ -12,8 +12,6 @@ use shard::limit::Network;
 
 /// Networks that were let in again and are remembered.
 pub(super) const LIFTS_MAX: usize = 1024;
-/// No order of others is later than this, so that there is always a later one.
-pub(super) const AT_MS_MAX: u64 = u64::MAX / 2;
 
 /// An order about a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +24,18 @@ pub(super) struct BlockOrder {
     pub(super) until: u32,
     /// It keeps the network out.
     pub(super) is_block: bool,
+}
+
+/// What became of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Obeyed<T> {
+    /// It was done.
+    Done(T),
+    /// Nothing: a later one is known, or it is known itself. Whether the network is blocked by what is known.
+    Known {
+        /// It is.
+        is_block: bool,
+    },
 }
 
 /// The last order about a network.
@@ -53,8 +63,8 @@ impl BlockOrders {
         known.map_or(unix_ms, |known| unix_ms.max(known.saturating_add(1)))
     }
 
-    /// Does what an order says, unless a later one is known or it is known itself; then `None`. It is remembered for as long
-    /// as each block of the network that it ends, or makes shorter, would have lasted.
+    /// Does what an order says, unless a later one is known or it is known itself. It is remembered for as long as each
+    /// block of the network that it ends, or makes shorter, would have lasted.
     ///
     /// # Errors
     /// Those of the deed; then nothing is remembered.
@@ -63,12 +73,13 @@ impl BlockOrders {
         mut order: BlockOrder,
         now: u32,
         deed: impl FnOnce() -> Result<T, E>,
-    ) -> Result<Option<T>, E> {
+    ) -> Result<Obeyed<T>, E> {
         let mut orders = self.lock();
         age(&mut orders, now);
         let place = orders.iter().position(|known| known.order.network == order.network);
-        if place.is_some_and(|place| orders[place].order.at_ms >= order.at_ms) {
-            return Ok(None);
+        if let Some(known) = place.map(|place| orders[place].order).filter(|known| known.at_ms >= order.at_ms)
+        {
+            return Ok(Obeyed::Known { is_block: known.is_block });
         }
         let done = deed()?;
         let earlier = place.map(|place| orders.swap_remove(place));
@@ -78,7 +89,7 @@ impl BlockOrders {
             forget(&mut orders, LIFTS_MAX - 1);
         }
         orders.push(Known { order, keep_until });
-        Ok(Some(done))
+        Ok(Obeyed::Done(done))
     }
 
     /// All that are remembered. A block that is over is one that was lifted: nobody may take an earlier one for the last.
@@ -127,7 +138,7 @@ mod tests {
     }
 
     fn obey(orders: &BlockOrders, order: BlockOrder, now: u32) -> bool {
-        orders.obey(order, now, || Ok::<_, Infallible>(())).unwrap().is_some()
+        orders.obey(order, now, || Ok::<_, Infallible>(())).unwrap() == Obeyed::Done(())
     }
 
     #[test]
@@ -145,7 +156,7 @@ mod tests {
     #[test]
     fn an_order_given_here_counts_whatever_the_clock_says() {
         let orders = BlockOrders::default();
-        assert!(obey(&orders, order(1, AT_MS_MAX, 100, true), 0));
+        assert!(obey(&orders, order(1, 1000, 100, true), 0));
         let network = order(1, 0, 0, true).network;
         for _ in 0..3 {
             let now = orders.moment(network, 5);
@@ -187,7 +198,10 @@ mod tests {
         }
         let known = orders.known(10);
         assert_eq!(known.len(), LIFTS_MAX);
-        assert!(known.iter().all(|known| !known.is_block && known.until >= 1005), "the first to end go first");
+        assert!(
+            known.iter().all(|known| !known.is_block && known.until >= 1005),
+            "the first to end go first"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use backend::proto::command::{self as wire, Order};
 use bridge::{Command, NodeName};
 use shard::limit::{BLOCKS_MAX, Block, Network};
 
-use super::block_orders::{AT_MS_MAX, BlockOrder, LIFTS_MAX};
+use super::block_orders::{BlockOrder, LIFTS_MAX, Obeyed};
 use super::command::{self, Done, call_others, silent};
 use super::{Error, Reason};
 use crate::admin::{Admin, unix_ms};
@@ -24,6 +24,9 @@ const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(5);
 /// That a network was let in again is remembered for so long at least, in seconds.
 const LIFT_KEPT_S: u32 = 3_600;
+/// An order may have been given so much later than it is here, in milliseconds: clocks differ. One from farther ahead would
+/// count for as long, whatever is ordered meanwhile.
+const AHEAD_MS_MAX: u64 = 86_400_000;
 /// How often a node that has come is told of blocks until it answers, and how long it is left alone in between.
 const TELLINGS: u32 = 5;
 const TELL_AGAIN: Duration = Duration::from_secs(1);
@@ -39,7 +42,7 @@ pub(crate) fn tick(admin: &Admin) -> u32 {
 /// `bad_request`, `blocks_full`; `busy` when who is in may stay.
 pub(crate) async fn put(admin: &Admin, network: Network, ttl_s: u32) -> Result<(Block, Vec<String>), Error> {
     let at_ms = admin.block_orders.moment(network, unix_ms());
-    let block = put_here(admin, network, ttl_s, at_ms).await?;
+    let (block, _) = put_here(admin, network, ttl_s, at_ms).await?;
     let order = Order::Block(wire::Block { cidr: network.to_string(), ttl_s, at_ms });
     let others = call_others(admin, order).await;
     Ok((block, silent(&others)))
@@ -50,20 +53,25 @@ pub(crate) async fn put(admin: &Admin, network: Network, ttl_s: u32) -> Result<(
 ///
 /// # Errors
 /// As [`put`].
-async fn put_here(admin: &Admin, network: Network, ttl_s: u32, at_ms: u64) -> Result<Block, Error> {
+async fn put_here(
+    admin: &Admin,
+    network: Network,
+    ttl_s: u32,
+    at_ms: u64,
+) -> Result<(Block, Obeyed<()>), Error> {
     if !(1..=TTL_MAX_S).contains(&ttl_s) {
         return Err(bad_ttl());
     }
-    let (block, is_new) = set(admin, network, ttl_s, at_ms)?;
-    if is_new {
+    let (block, obeyed) = set(admin, network, ttl_s, at_ms)?;
+    if obeyed == Obeyed::Done(()) {
         tracing::info!(%network, ttl_seconds = ttl_s, "network blocked");
         enforce(admin).await?;
     }
-    Ok(block)
+    Ok((block, obeyed))
 }
 
-/// Puts a block into the gate's list; whether that was news.
-fn set(admin: &Admin, network: Network, ttl_s: u32, at_ms: u64) -> Result<(Block, bool), Error> {
+/// Puts a block into the gate's list, unless a later order says otherwise.
+fn set(admin: &Admin, network: Network, ttl_s: u32, at_ms: u64) -> Result<(Block, Obeyed<()>), Error> {
     let now = tick(admin);
     let block = Block { network, until: now.saturating_add(ttl_s.saturating_mul(TICKS)) };
     let order = BlockOrder { network, at_ms, until: block.until, is_block: true };
@@ -77,7 +85,7 @@ fn set(admin: &Admin, network: Network, ttl_s: u32, at_ms: u64) -> Result<(Block
             )
         })
     };
-    Ok((block, admin.block_orders.obey(order, now, deed)?.is_some()))
+    Ok((block, admin.block_orders.obey(order, now, deed)?))
 }
 
 /// Has the shards close who is in and should not be.
@@ -106,10 +114,11 @@ pub(crate) fn bad_ttl() -> Error {
 /// Lifts a block on every node.
 ///
 /// # Errors
-/// `not_blocked` when no node had it; `node_silent` when a node did not answer and may still have it.
+/// `not_blocked` when no node had it; `node_silent` when a node did not answer, or knew of a later order, and may still
+/// have it.
 pub(crate) async fn lift(admin: &Admin, network: Network) -> Result<(), Error> {
     let at_ms = admin.block_orders.moment(network, unix_ms());
-    let here = lift_here(admin, network, at_ms);
+    let here = lift_here(admin, network, at_ms) == Obeyed::Done(true);
     let order = Order::Unblock(wire::Unblock { cidr: network.to_string(), at_ms });
     let others = call_others(admin, order).await;
     let there = others.iter().any(|(_, answer)| matches!(answer, Ok(Done::WasBlocked(true))));
@@ -117,7 +126,7 @@ pub(crate) async fn lift(admin: &Admin, network: Network) -> Result<(), Error> {
         silent if !silent.is_empty() => Err(Error::new(
             Reason::NodeSilent,
             format!(
-                "It is lifted on all nodes but {}, which did not answer; send it again.",
+                "It is lifted on all nodes but {}, which did not answer or know of a later order; send it again.",
                 silent.join(", ")
             ),
         )),
@@ -126,47 +135,74 @@ pub(crate) async fn lift(admin: &Admin, network: Network) -> Result<(), Error> {
     }
 }
 
-/// Lifts a block on this node; `false` when there was none, or a later order says that there is.
-fn lift_here(admin: &Admin, network: Network, at_ms: u64) -> bool {
+/// Lifts a block on this node, unless a later order says otherwise; whether there was one.
+fn lift_here(admin: &Admin, network: Network, at_ms: u64) -> Obeyed<bool> {
     let now = tick(admin);
     let until = now.saturating_add(LIFT_KEPT_S * TICKS);
     let order = BlockOrder { network, at_ms, until, is_block: false };
     let deed = || Ok::<_, Infallible>(admin.gate.blocks().remove(network, now));
-    let Ok(was_blocked) = admin.block_orders.obey(order, now, deed);
-    let was_blocked = was_blocked.unwrap_or(false);
-    if was_blocked {
+    let Ok(obeyed) = admin.block_orders.obey(order, now, deed);
+    if obeyed == Obeyed::Done(true) {
         tracing::info!(%network, "network no longer blocked");
     }
-    was_blocked
+    obeyed
 }
 
 /// Blocks a network on this node, as somebody on the bus says.
 ///
 /// # Errors
-/// As [`put`], and `bad_network`.
+/// As [`put`], and `bad_network`; `bad_request` also for an order of tomorrow, and when a later one has lifted the block.
 pub(super) async fn block(admin: &Admin, order: &wire::Block) -> Result<(), Error> {
     let network = network(admin, &order.cidr)?;
-    put_here(admin, network, order.ttl_s, said_at(admin, network, order.at_ms)).await.map(|_| ())
+    let at_ms = said_at(admin, network, order.at_ms)?;
+    match put_here(admin, network, order.ttl_s, at_ms).await? {
+        (_, Obeyed::Known { is_block: false }) => Err(overruled()),
+        (_, Obeyed::Done(()) | Obeyed::Known { is_block: true }) => Ok(()),
+    }
 }
 
 /// Lets one in again; whether it was blocked.
 ///
 /// # Errors
-/// `bad_network`.
+/// `bad_network`; `bad_request` for an order of tomorrow, and when a later one has blocked it.
 pub(super) fn unblock(admin: &Admin, order: &wire::Unblock) -> Result<bool, Error> {
     let network = network(admin, &order.cidr)?;
-    Ok(lift_here(admin, network, said_at(admin, network, order.at_ms)))
+    match lift_here(admin, network, said_at(admin, network, order.at_ms)?) {
+        Obeyed::Done(was_blocked) => Ok(was_blocked),
+        Obeyed::Known { is_block: false } => Ok(false),
+        Obeyed::Known { is_block: true } => Err(overruled()),
+    }
+}
+
+/// Nothing was done. Whoever asked has to know: it would say that it is done everywhere.
+fn overruled() -> Error {
+    Error::new(
+        Reason::BadRequest,
+        "A later order about this network is known here and says the opposite; send it again, and see whether \
+         the clocks of the nodes agree.",
+    )
 }
 
 /// When an order was given; one that does not say so is given now.
-fn said_at(admin: &Admin, network: Network, at_ms: u64) -> u64 {
-    if at_ms > 0 { at_ms.min(AT_MS_MAX) } else { admin.block_orders.moment(network, unix_ms()) }
+fn said_at(admin: &Admin, network: Network, at_ms: u64) -> Result<u64, Error> {
+    if at_ms > 0 { in_time(at_ms) } else { Ok(admin.block_orders.moment(network, unix_ms())) }
+}
+
+/// The moment of an order, unless it is too far ahead.
+fn in_time(at_ms: u64) -> Result<u64, Error> {
+    if at_ms <= unix_ms().saturating_add(AHEAD_MS_MAX) {
+        return Ok(at_ms);
+    }
+    Err(Error::new(
+        Reason::BadRequest,
+        "By the clock of this node the order is from more than a day ahead; set the clocks of the nodes.",
+    ))
 }
 
 /// Takes over what another node knows of blocks.
 ///
 /// # Errors
-/// `bad_request`, `bad_network`, `blocks_full`; `busy` when who is in may stay. What stands before the mistake is done.
+/// `bad_request`, `bad_network`, `blocks_full`; `busy` when who is in may stay. All but the mistakes is done.
 pub(super) async fn learn(admin: &Admin, blocks: &wire::Blocks) -> Result<(), Error> {
     if blocks.set.len() > BLOCKS_MAX || blocks.lifted.len() > LIFTS_MAX {
         let detail =
@@ -177,16 +213,14 @@ pub(super) async fn learn(admin: &Admin, blocks: &wire::Blocks) -> Result<(), Er
     let mut outcome = Ok(());
     for order in &blocks.set {
         let ttl_s = order.ttl_s.clamp(1, TTL_MAX_S);
-        match network(admin, &order.cidr)
-            .and_then(|network| set(admin, network, ttl_s, order.at_ms.min(AT_MS_MAX)))
-        {
-            Ok((_, is_new)) => news += u32::from(is_new),
+        match in_time(order.at_ms).and_then(|at_ms| set(admin, network(admin, &order.cidr)?, ttl_s, at_ms)) {
+            Ok((_, obeyed)) => news += u32::from(obeyed == Obeyed::Done(())),
             Err(mistake) => outcome = Err(mistake),
         }
     }
     for order in &blocks.lifted {
         let lifted =
-            network(admin, &order.cidr).map(|network| lift_here(admin, network, order.at_ms.min(AT_MS_MAX)));
+            in_time(order.at_ms).and_then(|at_ms| Ok(lift_here(admin, network(admin, &order.cidr)?, at_ms)));
         outcome = outcome.and(lifted.map(|_| ()));
     }
     if news > 0 {
@@ -244,4 +278,66 @@ pub(crate) fn network(admin: &Admin, text: &str) -> Result<Network, Error> {
             "An IPv6 network has a prefix of at most {most} (limits.peer.ipv6_prefix): clients choose the other bits."
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use bridge::mailbox::mailbox;
+    use bridge::{Inbox, Wake};
+
+    use super::*;
+    use crate::admin::tests::node_with_mailboxes;
+
+    struct Asleep;
+
+    impl Wake for Asleep {
+        fn wake(&self) {}
+    }
+
+    /// A node with a shard that takes nothing from its mailbox.
+    fn node(commands_max: usize) -> (Admin, Inbox) {
+        let (mailbox, inbox) = mailbox(commands_max, 1 << 20, Arc::new(Asleep));
+        (node_with_mailboxes(vec![mailbox]), inbox)
+    }
+
+    fn set_at(at_ms: u64) -> wire::Block {
+        wire::Block { cidr: "10.1.0.0/16".to_owned(), ttl_s: 60, at_ms }
+    }
+
+    fn lift_at(at_ms: u64) -> wire::Unblock {
+        wire::Unblock { cidr: "10.1.0.0/16".to_owned(), at_ms }
+    }
+
+    fn blocked(admin: &Admin) -> usize {
+        admin.gate.blocks().list(tick(admin)).len()
+    }
+
+    #[tokio::test]
+    async fn an_order_that_a_later_one_overrules_is_not_said_to_be_done() {
+        let (admin, _inbox) = node(100);
+        block(&admin, &set_at(20)).await.unwrap();
+        assert_eq!(unblock(&admin, &lift_at(10)).unwrap_err().reason, Reason::BadRequest);
+        assert_eq!(blocked(&admin), 1);
+        block(&admin, &set_at(15)).await.unwrap();
+        assert!(unblock(&admin, &lift_at(30)).unwrap());
+        assert!(!unblock(&admin, &lift_at(25)).unwrap(), "it is let in");
+        assert_eq!(block(&admin, &set_at(20)).await.unwrap_err().reason, Reason::BadRequest);
+        assert_eq!(blocked(&admin), 0);
+    }
+
+    #[tokio::test]
+    async fn an_order_from_far_ahead_is_refused_and_others_beside_it_are_not() {
+        let (admin, _inbox) = node(100);
+        let ahead = unix_ms() + 2 * AHEAD_MS_MAX;
+        assert_eq!(block(&admin, &set_at(ahead)).await.unwrap_err().reason, Reason::BadRequest);
+        assert_eq!(unblock(&admin, &lift_at(ahead)).unwrap_err().reason, Reason::BadRequest);
+        let near = wire::Block { cidr: "10.2.0.0/16".to_owned(), ..set_at(unix_ms() + AHEAD_MS_MAX / 2) };
+        let told = wire::Blocks { set: vec![set_at(ahead), near], lifted: vec![lift_at(ahead)] };
+        assert_eq!(learn(&admin, &told).await.unwrap_err().reason, Reason::BadRequest);
+        assert_eq!(blocked(&admin), 1);
+        assert!(unblock(&admin, &wire::Unblock { cidr: "10.2.0.0/16".to_owned(), at_ms: 0 }).unwrap());
+    }
 }
