@@ -6,6 +6,7 @@
 //! blocks as the gate takes, and [`LIFTS_MAX`] networks that were let in again, or whose block is over; the one to be
 //! forgotten first goes first.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use shard::limit::Network;
@@ -48,11 +49,16 @@ struct Known {
 
 /// The orders.
 #[derive(Debug, Default)]
-pub(crate) struct BlockOrders(Mutex<Vec<Known>>);
+pub(crate) struct BlockOrders {
+    known: Mutex<Vec<Known>>,
+    /// Blocks that were put into the list so far; and how many of these the shards were told of.
+    put: AtomicU64,
+    enforced: AtomicU64,
+}
 
 impl BlockOrders {
     fn lock(&self) -> MutexGuard<'_, Vec<Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The moment of an order that is given here and now: later than all that is known about the network, also where the
@@ -89,7 +95,19 @@ impl BlockOrders {
             forget(&mut orders, LIFTS_MAX - 1);
         }
         orders.push(Known { order, keep_until });
+        self.put.fetch_add(u64::from(order.is_block), Ordering::Release);
         Ok(Obeyed::Done(done))
+    }
+
+    /// How many blocks were put into the list so far, when the shards were not told of the last of them.
+    pub(super) fn unenforced(&self) -> Option<u64> {
+        let put = self.put.load(Ordering::Acquire);
+        (put > self.enforced.load(Ordering::Acquire)).then_some(put)
+    }
+
+    /// The shards were told when so many had been put into the list.
+    pub(super) fn enforced(&self, put: u64) {
+        self.enforced.fetch_max(put, Ordering::AcqRel);
     }
 
     /// All that are remembered. A block that is over is one that was lifted: nobody may take an earlier one for the last.
@@ -209,6 +227,23 @@ mod tests {
         let orders = BlockOrders::default();
         assert_eq!(orders.obey(order(1, 1, 100, true), 0, || Err::<(), _>("full")), Err("full"));
         assert!(orders.known(0).is_empty());
+    }
+
+    #[test]
+    fn a_block_waits_for_the_shards_until_they_were_told_after_it() {
+        let orders = BlockOrders::default();
+        obey(&orders, order(1, 1, 100, false), 0);
+        assert_eq!(orders.unenforced(), None);
+        obey(&orders, order(1, 2, 100, true), 0);
+        let first = orders.unenforced().unwrap();
+        assert!(!obey(&orders, order(1, 2, 100, true), 0), "a repetition changes nothing");
+        assert_eq!(orders.unenforced(), Some(first));
+        obey(&orders, order(2, 2, 100, true), 0);
+        orders.enforced(first);
+        let second = orders.unenforced().unwrap();
+        orders.enforced(second);
+        orders.enforced(first);
+        assert_eq!(orders.unenforced(), None);
     }
 
     #[test]

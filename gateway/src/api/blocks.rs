@@ -65,8 +65,8 @@ async fn put_here(
     let (block, obeyed) = set(admin, network, ttl_s, at_ms)?;
     if obeyed == Obeyed::Done(()) {
         tracing::info!(%network, ttl_seconds = ttl_s, "network blocked");
-        enforce(admin).await?;
     }
+    enforce(admin).await?;
     Ok((block, obeyed))
 }
 
@@ -88,8 +88,10 @@ fn set(admin: &Admin, network: Network, ttl_s: u32, at_ms: u64) -> Result<(Block
     Ok((block, admin.block_orders.obey(order, now, deed)?))
 }
 
-/// Has the shards close who is in and should not be.
+/// Has the shards close who is in and should not be, unless they were told since the last block: an order that is repeated
+/// is no news, but who is in because of a full mailbox has to go all the same.
 async fn enforce(admin: &Admin) -> Result<(), Error> {
+    let Some(put) = admin.block_orders.unenforced() else { return Ok(()) };
     for mailbox in admin.switchboard.mailboxes() {
         let mut tries = 0;
         while mailbox.send(Command::EnforceBlocks).is_err() {
@@ -103,6 +105,7 @@ async fn enforce(admin: &Admin) -> Result<(), Error> {
             tokio::time::sleep(PAUSE).await;
         }
     }
+    admin.block_orders.enforced(put);
     Ok(())
 }
 
@@ -225,8 +228,8 @@ pub(super) async fn learn(admin: &Admin, blocks: &wire::Blocks) -> Result<(), Er
     }
     if news > 0 {
         tracing::info!(networks = news, "networks blocked, as another node knew");
-        enforce(admin).await?;
     }
+    enforce(admin).await?;
     outcome
 }
 
@@ -326,6 +329,19 @@ mod tests {
         assert!(!unblock(&admin, &lift_at(25)).unwrap(), "it is let in");
         assert_eq!(block(&admin, &set_at(20)).await.unwrap_err().reason, Reason::BadRequest);
         assert_eq!(blocked(&admin), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_full_mailbox_did_not_take_is_enforced_when_it_is_told_again() {
+        let (admin, mut inbox) = node(1);
+        admin.switchboard.mailboxes()[0].send(Command::EnforceBlocks).unwrap();
+        let told = wire::Blocks { set: vec![set_at(20)], lifted: Vec::new() };
+        assert_eq!(learn(&admin, &told).await.unwrap_err().reason, Reason::Busy);
+        inbox.take().unwrap();
+        learn(&admin, &told).await.unwrap();
+        assert!(matches!(inbox.take(), Some(Command::EnforceBlocks)));
+        learn(&admin, &told).await.unwrap();
+        assert!(inbox.is_empty(), "once is enough");
     }
 
     #[tokio::test]
