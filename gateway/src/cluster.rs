@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use backend::peers::{Asked, Beat, Heard};
@@ -30,12 +30,16 @@ const TELLINGS_MAX: usize = 16;
 
 /// Other nodes that are there, by name. One name may be there twice for a while: a node that died, and its next life.
 #[derive(Debug, Default)]
-pub(crate) struct Nodes(RwLock<Arc<[(NodeName, Epoch)]>>);
+pub(crate) struct Nodes {
+    there: RwLock<Arc<[(NodeName, Epoch)]>>,
+    /// Those that may not know which networks are blocked.
+    untold: Mutex<Vec<NodeName>>,
+}
 
 impl Nodes {
     /// Names and epochs.
     pub(crate) fn now(&self) -> Arc<[(NodeName, Epoch)]> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.there.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether a node of this name is there.
@@ -51,8 +55,26 @@ impl Nodes {
         names
     }
 
+    /// A node may have missed which networks are blocked: it is told at the next look. Beyond [`NODES_MAX`] none is.
+    pub(crate) fn missed(&self, node: &NodeName) {
+        let mut untold = self.untold();
+        if !untold.contains(node) && untold.len() < NODES_MAX {
+            untold.push(node.clone());
+        }
+    }
+
+    /// The one that waits longest to be told, to be told now.
+    fn next_untold(&self) -> Option<NodeName> {
+        let mut untold = self.untold();
+        (!untold.is_empty()).then(|| untold.remove(0))
+    }
+
+    fn untold(&self) -> MutexGuard<'_, Vec<NodeName>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set(&self, nodes: Vec<(NodeName, Epoch)>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = nodes.into();
+        *self.there.write().unwrap_or_else(PoisonError::into_inner) = nodes.into();
     }
 }
 
@@ -70,7 +92,6 @@ pub(crate) async fn run(admin: Arc<Admin>, stopped: impl Future<Output = ()>) {
         commands: room(COMMANDS_MAX),
         refusals: room(REFUSALS_MAX),
         tellings: room(TELLINGS_MAX),
-        untold: Vec::new(),
         beats: 0,
         losses: losses(&admin),
         was_away: bus.bus().state() == BusState::Away,
@@ -91,8 +112,6 @@ struct Cluster<'a> {
     commands: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     tellings: Arc<Semaphore>,
-    /// Nodes that may not know which networks are blocked.
-    untold: Vec<NodeName>,
     beats: u64,
     losses: u64,
     was_away: bool,
@@ -137,7 +156,7 @@ impl Cluster<'_> {
             self.beat(false).await;
             // They have not heard what was said meanwhile.
             for node in self.admin.nodes.others(&self.admin.node) {
-                self.meet(node);
+                self.admin.nodes.missed(&node);
             }
         }
         self.tell_of_blocks();
@@ -163,7 +182,9 @@ impl Cluster<'_> {
                     }
                     tracing::info!(node = %beat.node, epoch = %beat.epoch, "a node is there");
                     self.beat(false).await;
-                    self.meet(beat.node.clone());
+                    if beat.node != self.admin.node {
+                        self.admin.nodes.missed(&beat.node);
+                    }
                     self.tell_of_blocks();
                 }
                 if let Some(news) = change.news {
@@ -181,18 +202,11 @@ impl Cluster<'_> {
         }
     }
 
-    /// Has a node told which networks are blocked.
-    fn meet(&mut self, node: NodeName) {
-        if node != self.admin.node && !self.untold.contains(&node) && self.untold.len() < NODES_MAX {
-            self.untold.push(node);
-        }
-    }
-
-    fn tell_of_blocks(&mut self) {
-        while !self.untold.is_empty()
-            && let Ok(permit) = Arc::clone(&self.tellings).try_acquire_owned()
+    fn tell_of_blocks(&self) {
+        while let Ok(permit) = Arc::clone(&self.tellings).try_acquire_owned()
+            && let Some(node) = self.admin.nodes.next_untold()
         {
-            let (admin, node) = (Arc::clone(self.admin), self.untold.remove(0));
+            let admin = Arc::clone(self.admin);
             tokio::spawn(async move {
                 blocks::tell(&admin, &node).await;
                 drop(permit);
@@ -238,5 +252,18 @@ mod tests {
         let others = nodes.others(&node("a", 9).0);
         assert_eq!(others, [node("b", 0).0, node("c", 0).0]);
         assert!(nodes.knows(&node("c", 0).0) && !nodes.knows(&node("d", 0).0));
+    }
+
+    #[test]
+    fn nodes_that_missed_something_wait_once_each_in_turn_and_no_more_than_the_bound() {
+        let nodes = Nodes::default();
+        let node = |number: usize| NodeName::parse(&format!("n{number}")).unwrap();
+        for number in (0..NODES_MAX + 5).chain(0..5) {
+            nodes.missed(&node(number));
+        }
+        for number in 0..NODES_MAX {
+            assert_eq!(nodes.next_untold(), Some(node(number)));
+        }
+        assert_eq!(nodes.next_untold(), None);
     }
 }

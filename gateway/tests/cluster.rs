@@ -12,7 +12,7 @@ use backend::proto::gateway_client::GatewayClient;
 use backend::proto::message::Payload;
 use backend::proto::{self, Allow, ListConnectionsRequest, Message, SendRequest, answer};
 use harness::decider::allow;
-use harness::{BusApp, BusKind, BusServer, Decider, Gateway, eventually};
+use harness::{BusApp, BusKind, BusServer, Decider, Gateway, NatsServer, eventually, free_port};
 use nix::sys::signal::Signal;
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -408,4 +408,32 @@ fn what_is_blocked_or_lifted_while_the_bus_is_away_is_so_everywhere_afterwards(k
     agrees(&a).unwrap();
     a.stop();
     b.stop();
+}
+
+/// The node's own server of a cluster restarts, sooner than a node is lost: the others go on, and see nothing.
+#[test]
+fn a_node_that_is_away_for_a_moment_learns_what_was_blocked_and_lifted_then() {
+    let (near, far) = (free_port(), free_port());
+    let member = |own: u16, other: u16| {
+        let (own, other) = (format!("nats://127.0.0.1:{own}"), format!("nats://127.0.0.1:{other}"));
+        // Or the node would go to the other server.
+        let arguments = ["--cluster_name", "pair", "--cluster", &own, "--routes", &other, "--no_advertise"];
+        BusServer::Nats(NatsServer::start_with(&arguments))
+    };
+    let (of_a, mut of_c) = (member(near, far), member(far, near));
+    let (a, c) = (of_a.node("a", ""), of_c.node("c", ""));
+    acquainted(&[&a, &c]);
+    let mut http = a.http();
+    http.call("PUT", "/v1/blocks/10.1.0.0%2F16?ttl=600").good(200);
+    assert_eq!(blocked(&c), networks(["10.1.0.0/16"]));
+    of_c.kill();
+    of_c.is_up(&c, false);
+    let put = http.call("PUT", "/v1/blocks/10.2.0.0%2F16?ttl=600").good(200).json();
+    assert_eq!(put["silent"], json!(["c"]));
+    http.call("DELETE", "/v1/blocks/10.1.0.0%2F16").problem(503, "node_silent");
+    of_c.run();
+    let agrees = || (blocked(&c) == networks(["10.2.0.0/16"])).then_some(());
+    eventually("it knows", agrees);
+    a.stop();
+    c.stop();
 }

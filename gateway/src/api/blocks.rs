@@ -27,8 +27,9 @@ const LIFT_KEPT_S: u32 = 3_600;
 /// An order may have been given so much later than it is here, in milliseconds: clocks differ. One from farther ahead would
 /// count for as long, whatever is ordered meanwhile.
 const AHEAD_MS_MAX: u64 = 86_400_000;
-/// How often a node that has come is told of blocks until it answers, and how long it is left alone in between.
-const TELLINGS: u32 = 5;
+/// How often a node that has come is told of blocks until it answers, and how long it is left alone in between. Together
+/// longer than a node may be away before it is lost: one that is lost is told when it comes.
+const TELLINGS: u32 = 12;
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// The tick the shards are in, or are about to be.
@@ -44,8 +45,18 @@ pub(crate) async fn put(admin: &Admin, network: Network, ttl_s: u32) -> Result<(
     let at_ms = admin.block_orders.moment(network, unix_ms());
     let (block, _) = put_here(admin, network, ttl_s, at_ms).await?;
     let order = Order::Block(wire::Block { cidr: network.to_string(), ttl_s, at_ms });
-    let others = call_others(admin, order).await;
+    let others = call_all_others(admin, order).await;
     Ok((block, silent(&others)))
+}
+
+/// Gives an order to all other nodes. Who did not obey is told again, when it answers: one that was away for too short a time
+/// to be lost comes back unnoticed.
+async fn call_all_others(admin: &Admin, order: Order) -> Vec<(NodeName, Result<Done, Error>)> {
+    let others = call_others(admin, order).await;
+    for (node, _) in others.iter().filter(|(_, answer)| answer.is_err()) {
+        admin.nodes.missed(node);
+    }
+    others
 }
 
 /// Blocks a network on this node. From the answer on nobody of it comes in; who is in is being closed. An order that is
@@ -123,7 +134,7 @@ pub(crate) async fn lift(admin: &Admin, network: Network) -> Result<(), Error> {
     let at_ms = admin.block_orders.moment(network, unix_ms());
     let here = lift_here(admin, network, at_ms) == Obeyed::Done(true);
     let order = Order::Unblock(wire::Unblock { cidr: network.to_string(), at_ms });
-    let others = call_others(admin, order).await;
+    let others = call_all_others(admin, order).await;
     let there = others.iter().any(|(_, answer)| matches!(answer, Ok(Done::WasBlocked(true))));
     match silent(&others) {
         silent if !silent.is_empty() => Err(Error::new(
@@ -240,7 +251,13 @@ pub(crate) async fn tell(admin: &Admin, node: &NodeName) {
         match command::call(admin, node, Order::Blocks(blocks)).await {
             Ok(_) => return,
             Err(error) if error.reason == Reason::Gone => return,
-            Err(error) => tracing::warn!(%node, reason = error.reason.label(), "could not tell it of blocks"),
+            Err(error) => {
+                tracing::warn!(%node, reason = error.reason.label(), "could not tell it of blocks");
+                if matches!(error.reason, Reason::BadRequest | Reason::BadNetwork) {
+                    // It took what it could read, and would say the same again.
+                    return;
+                }
+            }
         }
         tokio::time::sleep(TELL_AGAIN).await;
     }
