@@ -43,9 +43,11 @@ pub(crate) fn tick(admin: &Admin) -> u32 {
 /// `bad_request`, `blocks_full`; `busy` when who is in may stay.
 pub(crate) async fn put(admin: &Admin, network: Network, ttl_s: u32) -> Result<(Block, Vec<String>), Error> {
     let at_ms = admin.block_orders.moment(network, unix_ms());
-    let (block, _) = put_here(admin, network, ttl_s, at_ms).await?;
+    let (block, _) = put_here(admin, network, ttl_s, at_ms)?;
     let order = Order::Block(wire::Block { cidr: network.to_string(), ttl_s, at_ms });
-    let others = call_all_others(admin, order).await;
+    // A mailbox that is full here is no reason to let them in elsewhere.
+    let (enforced, others) = tokio::join!(enforce(admin), call_all_others(admin, order));
+    enforced?;
     Ok((block, silent(&others)))
 }
 
@@ -59,17 +61,12 @@ async fn call_all_others(admin: &Admin, order: Order) -> Vec<(NodeName, Result<D
     others
 }
 
-/// Blocks a network on this node. From the answer on nobody of it comes in; who is in is being closed. An order that is
-/// not the last one about the network changes nothing.
+/// Blocks a network on this node: nobody of it comes in any more, and who is in goes with [`enforce`]. An order that is not
+/// the last one about the network changes nothing.
 ///
 /// # Errors
-/// As [`put`].
-async fn put_here(
-    admin: &Admin,
-    network: Network,
-    ttl_s: u32,
-    at_ms: u64,
-) -> Result<(Block, Obeyed<()>), Error> {
+/// `bad_request`, `blocks_full`.
+fn put_here(admin: &Admin, network: Network, ttl_s: u32, at_ms: u64) -> Result<(Block, Obeyed<()>), Error> {
     if !(1..=TTL_MAX_S).contains(&ttl_s) {
         return Err(bad_ttl());
     }
@@ -77,7 +74,6 @@ async fn put_here(
     if obeyed == Obeyed::Done(()) {
         tracing::info!(%network, ttl_seconds = ttl_s, "network blocked");
     }
-    enforce(admin).await?;
     Ok((block, obeyed))
 }
 
@@ -169,9 +165,9 @@ fn lift_here(admin: &Admin, network: Network, at_ms: u64) -> Obeyed<bool> {
 pub(super) async fn block(admin: &Admin, order: &wire::Block) -> Result<(), Error> {
     let network = network(admin, &order.cidr)?;
     let at_ms = said_at(admin, network, order.at_ms)?;
-    match put_here(admin, network, order.ttl_s, at_ms).await? {
+    match put_here(admin, network, order.ttl_s, at_ms)? {
         (_, Obeyed::Known { is_block: false }) => Err(overruled()),
-        (_, Obeyed::Done(()) | Obeyed::Known { is_block: true }) => Ok(()),
+        (_, Obeyed::Done(()) | Obeyed::Known { is_block: true }) => enforce(admin).await,
     }
 }
 
