@@ -73,7 +73,8 @@ impl Nodes {
         self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, nodes: Vec<(NodeName, Epoch)>) {
+    /// These are there.
+    pub(crate) fn set(&self, nodes: Vec<(NodeName, Epoch)>) {
         *self.there.write().unwrap_or_else(PoisonError::into_inner) = nodes.into();
     }
 }

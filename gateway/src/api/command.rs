@@ -46,8 +46,8 @@ pub(crate) struct Reply {
     pub(crate) answer: Bytes,
 }
 
-/// Obeys a command from the bus. `None` when nobody waits for an answer, or it went to all nodes and is about a connection
-/// of another.
+/// Obeys a command from the bus. `None` when nobody waits for an answer, or it is about a connection of another that heard it,
+/// too: it went to all nodes, or there are two of this name. The first answer would hide the other's.
 pub(crate) async fn obey(admin: &Admin, asked: &Asked) -> Option<Reply> {
     if let Some(stats) = admin.publisher.bus().stats() {
         stats.commands.add(1);
@@ -60,10 +60,14 @@ pub(crate) async fn obey(admin: &Admin, asked: &Asked) -> Option<Reply> {
         return None;
     };
     let outcome = match order {
-        Ok(order) => match connection(&order).map(|id| admin.hold(id)) {
-            Some(Err(error)) if error.reason == Reason::Gone && asked.to_all => return None,
-            Some(Err(error)) => Err(error),
-            Some(Ok(())) | None => perform(admin, order).await,
+        Ok(order) => match connection(&order).map(|id| (id, admin.hold(id))) {
+            Some((id, Err(error)))
+                if error.reason == Reason::Gone && (asked.to_all || admin.is_of_a_twin(id)) =>
+            {
+                return None;
+            }
+            Some((_, Err(error))) => Err(error),
+            Some((_, Ok(()))) | None => perform(admin, order).await,
         },
         Err(mistake) => {
             malformed(admin);
