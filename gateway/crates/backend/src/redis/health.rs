@@ -91,7 +91,8 @@ impl Health {
             });
             self.beyond.cut_off(true);
             tracing::warn!(%problem, "the bus is away: redis");
-        } else {
+        } else if inner.problems[part as usize].is_some() {
+            // It was not connected; one that was is lost with the others, without an attempt.
             self.stats.connects_failed.add(1);
         }
         if !was_up && inner.lost_at_ms.is_none() && inner.problems.iter().flatten().all(String::is_empty) {
@@ -123,5 +124,42 @@ impl Health {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bridge::mailbox::mailbox;
+    use bridge::{Channel, Interest, Wake};
+
+    use super::*;
+
+    struct Deaf;
+
+    impl Wake for Deaf {
+        fn wake(&self) {}
+    }
+
+    impl Interest for Deaf {
+        fn changed(&self, _: &Channel) {}
+    }
+
+    #[test]
+    fn a_loss_of_all_parts_is_one_loss_and_only_attempts_that_failed_are_counted_as_such() {
+        let stats = Arc::<BusStats>::default();
+        let (mailbox, _inbox) = mailbox(1, 1, Arc::new(Deaf));
+        let beyond = Arc::new(Beyond::new(Arc::new(Deaf), mailbox));
+        let health = Health::new(beyond, Arc::clone(&stats), || 0);
+        let parts = [Part::Listening, Part::Publishing, Part::Adding];
+        let counts = || (stats.losses.value(), stats.connects_failed.value());
+        let lose = || parts.iter().for_each(|part| health.lost(*part, "away".to_owned()));
+        lose();
+        assert_eq!(counts(), (0, 3), "nobody answered at the start");
+        parts.iter().for_each(|part| health.up(*part));
+        lose();
+        assert_eq!(counts(), (1, 3));
+        lose();
+        assert_eq!(counts(), (1, 6));
     }
 }
