@@ -128,7 +128,7 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use bridge::mailbox::mailbox;
     use bridge::{Channel, Interest, Wake};
@@ -145,18 +145,22 @@ mod tests {
         fn changed(&self, _: &Channel) {}
     }
 
+    pub(crate) fn health(stats: &Arc<BusStats>) -> Health {
+        let (mailbox, _) = mailbox(1, 1, Arc::new(Deaf));
+        Health::new(Arc::new(Beyond::new(Arc::new(Deaf), mailbox)), Arc::clone(stats), || 0)
+    }
+
+    pub(crate) const ALL: [Part; 3] = [Part::Listening, Part::Publishing, Part::Adding];
+
     #[test]
     fn a_loss_of_all_parts_is_one_loss_and_only_attempts_that_failed_are_counted_as_such() {
         let stats = Arc::<BusStats>::default();
-        let (mailbox, _inbox) = mailbox(1, 1, Arc::new(Deaf));
-        let beyond = Arc::new(Beyond::new(Arc::new(Deaf), mailbox));
-        let health = Health::new(beyond, Arc::clone(&stats), || 0);
-        let parts = [Part::Listening, Part::Publishing, Part::Adding];
+        let health = health(&stats);
         let counts = || (stats.losses.value(), stats.connects_failed.value());
-        let lose = || parts.iter().for_each(|part| health.lost(*part, "away".to_owned()));
+        let lose = || ALL.iter().for_each(|part| health.lost(*part, "away".to_owned()));
         lose();
         assert_eq!(counts(), (0, 3), "nobody answered at the start");
-        parts.iter().for_each(|part| health.up(*part));
+        ALL.iter().for_each(|part| health.up(*part));
         lose();
         assert_eq!(counts(), (1, 3));
         lose();

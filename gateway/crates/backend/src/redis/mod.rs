@@ -84,7 +84,8 @@ impl RedisBus {
         let writer = Writer { node: node.name.clone(), epoch: node.epoch };
         let (received, queue) = deliver::queue(&stats);
         let (forwards, forwarded) = mpsc::channel(publish::FORWARDS_MAX);
-        let (nodes, ears) = Nodes::new(&keys, &health, &forwards, &stats);
+        let (words, said) = mpsc::channel(publish::WORDS_MAX);
+        let (nodes, ears) = Nodes::new(&keys, &health, &forwards, words, &stats);
         let (stop, stopped) = watch::channel(false);
 
         let listener = listen::Listener {
@@ -111,6 +112,7 @@ impl RedisBus {
             outgoing,
             hold: Hold::new(health.standing(), OTHERS_RETURN_WITHIN),
             forwards: forwarded,
+            words: said,
             health: Arc::clone(&health),
             stats: Arc::clone(&stats),
             stop: stopped,

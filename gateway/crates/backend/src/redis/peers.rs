@@ -31,6 +31,7 @@ pub(super) struct Nodes {
     keys: Keys,
     health: Arc<Health>,
     forwards: mpsc::Sender<Forward>,
+    words: mpsc::Sender<Forward>,
     calls: Arc<Calls>,
     stats: Arc<BusStats>,
     heard: Taker,
@@ -45,11 +46,12 @@ pub(crate) struct Ears {
 }
 
 impl Nodes {
-    /// Both ends.
+    /// Both ends. Commands and answers go to `forwards`; `words` is for what is said of who is there.
     pub(super) fn new(
         keys: &Keys,
         health: &Arc<Health>,
         forwards: &mpsc::Sender<Forward>,
+        words: mpsc::Sender<Forward>,
         stats: &Arc<BusStats>,
     ) -> (Self, Ears) {
         let (ear, heard) = Ear::new(stats);
@@ -59,6 +61,7 @@ impl Nodes {
             keys: keys.clone(),
             health: Arc::clone(health),
             forwards: forwards.clone(),
+            words,
             calls,
             stats: Arc::clone(stats),
             heard,
@@ -74,7 +77,7 @@ impl Nodes {
     fn say(&self, what: OfNodes, words: Vec<u8>, done: Option<oneshot::Sender<Option<u64>>>) {
         if !self.is_away() {
             let what = What::Words(self.keys.place_of(what).to_owned(), words);
-            let _ = self.forwards.try_send(Forward { what, done });
+            let _ = self.words.try_send(Forward { what, done });
         }
     }
 
@@ -223,6 +226,9 @@ impl Drop for Call {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use bridge::Epoch;
+
+    use super::super::health::tests::{ALL, health};
     use super::*;
 
     fn answer(id: u64) -> proto::Answer {
@@ -239,6 +245,22 @@ mod tests {
         calls.end(answer(first.id));
         assert_eq!(first.answer().await.unwrap().node, "b");
         assert!(calls.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_node_says_that_it_is_there_however_much_else_waits() {
+        let stats = Arc::<BusStats>::default();
+        let health = Arc::new(health(&stats));
+        ALL.iter().for_each(|part| health.up(*part));
+        let ((forwards, _forwarded), (words, mut said)) = (mpsc::channel(1), mpsc::channel(1));
+        let forward = || Forward { what: What::Words("else".to_owned(), Vec::new()), done: None };
+        forwards.try_send(forward()).unwrap();
+        assert!(forwards.try_send(forward()).is_err());
+        let node = NodeName::parse("b").unwrap();
+        let (nodes, _ears) =
+            Nodes::new(&Keys::new(&"gateway".into(), &node, Epoch(1)), &health, &forwards, words, &stats);
+        nodes.beat(Beat { node, epoch: Epoch(1), number: 1, leaves: false }).await;
+        assert!(matches!(said.try_recv().unwrap().what, What::Words(name, _) if name.ends_with("presence")));
     }
 
     #[test]

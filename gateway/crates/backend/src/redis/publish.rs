@@ -19,19 +19,30 @@ use super::keys::Keys;
 use super::link::{Backoff, Link, PING_INTERVAL, Problem, is_loss};
 use crate::bus_stats::BusStats;
 use crate::outgoing::Outgoing;
+use crate::presence::NODES_MAX;
 
 /// Messages of one batch.
 const BATCH_MESSAGES: usize = 512;
 /// Its payload bytes; a larger message goes alone.
 const BATCH_BYTES: usize = 1 << 20;
-/// Publishes of the API, and words about nodes, that may wait.
+/// Publishes of the API, commands and answers that may wait.
 pub(crate) const FORWARDS_MAX: usize = 1_024;
+/// Words about who is there that may wait: as when all other nodes are lost at once, and some beats. They go first: a node
+/// that is late seems lost.
+pub(crate) const WORDS_MAX: usize = NODES_MAX + 64;
 
 /// Something to publish that no client said.
 pub(crate) struct Forward {
     pub(crate) what: What,
     /// How many connections of Redis listen there; `None` when it was not published.
     pub(crate) done: Option<oneshot::Sender<Option<u64>>>,
+}
+
+impl Forward {
+    /// Says that it was not published.
+    fn leave_out(self) {
+        let _ = self.done.map(|done| done.send(None));
+    }
 }
 
 /// What.
@@ -51,6 +62,7 @@ pub(crate) struct PublishTask {
     /// Whether it is time for what clients publish.
     pub(crate) hold: Hold,
     pub(crate) forwards: mpsc::Receiver<Forward>,
+    pub(crate) words: mpsc::Receiver<Forward>,
     pub(crate) health: Arc<Health>,
     pub(crate) stats: Arc<BusStats>,
     /// Becomes true when the program ends.
@@ -81,9 +93,8 @@ impl PublishTask {
             loop {
                 tokio::select! {
                     () = &mut pause => break,
-                    Some(forward) = self.forwards.recv() => {
-                        let _ = forward.done.map(|done| done.send(None));
-                    }
+                    Some(forward) = self.forwards.recv() => forward.leave_out(),
+                    Some(word) = self.words.recv() => word.leave_out(),
                 }
             }
         }
@@ -100,6 +111,7 @@ impl PublishTask {
             let mut batch = Batch::new();
             tokio::select! {
                 biased;
+                Some(word) = self.words.recv() => self.add_forward(&mut batch, word),
                 publish = async { self.hold.over().await; self.outgoing.next().await } => {
                     self.add(&mut batch, &publish);
                 }
@@ -142,8 +154,13 @@ impl PublishTask {
         envelope::encode(Some((self.writer.node.as_str(), self.writer.epoch)), None, message)
     }
 
-    /// Takes what waits already, from both sides alike.
+    /// Takes what waits already: words about who is there, and then from both sides alike.
     fn fill(&mut self, batch: &mut Batch) {
+        while batch.has_room()
+            && let Ok(word) = self.words.try_recv()
+        {
+            self.add_forward(batch, word);
+        }
         while batch.has_room() {
             let before = batch.sent.len();
             if self.hold.is_over()
