@@ -144,13 +144,33 @@ impl Link {
 
     /// Waits until it has been lost more often than so.
     pub(super) async fn lost_since(&self, losses: u64) {
-        let lost = |standing: &Standing| !standing.is_up || standing.losses > losses;
-        let _ = self.standing.clone().wait_for(lost).await;
+        lost_since(self.standing.clone(), losses).await;
     }
 
-    /// The same for whoever waits for every change.
+    /// Does something, unless the bus is away or is lost meanwhile: the library takes only so much for a server that is not
+    /// there, and whoever hands it more waits for as long as that takes.
+    pub(super) async fn unless_lost<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        unless_lost(self.standing.clone(), work).await
+    }
+
+    /// How it stands, for whoever waits for every change.
     pub(super) fn watch(&self) -> watch::Receiver<Standing> {
         self.standing.clone()
+    }
+}
+
+async fn lost_since(mut standing: watch::Receiver<Standing>, losses: u64) {
+    let _ = standing.wait_for(|standing| !standing.is_up || standing.losses > losses).await;
+}
+
+async fn unless_lost<T>(standing: watch::Receiver<Standing>, work: impl Future<Output = T>) -> Option<T> {
+    let Standing { is_up, losses, .. } = *standing.borrow();
+    if !is_up {
+        return None;
+    }
+    tokio::select! {
+        done = work => Some(done),
+        () = lost_since(standing, losses) => None,
     }
 }
 
@@ -267,4 +287,24 @@ fn connect_options(
         with = with.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(with)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_bus_that_is_away_or_lost_meanwhile() {
+        let up = Standing { is_up: true, ..Standing::default() };
+        let (says, standing) = watch::channel(up);
+        assert_eq!(unless_lost(standing.clone(), ready(1)).await, Some(1));
+        let lose = async { says.send_replace(Standing { losses: 1, ..up }) };
+        let (waited, _) = tokio::join!(unless_lost(standing.clone(), pending::<()>()), lose);
+        assert_eq!(waited, None, "it was lost, and is back");
+        assert_eq!(unless_lost(standing.clone(), ready(2)).await, Some(2), "an old loss is none");
+        says.send_replace(Standing { is_up: false, losses: 2, ..up });
+        assert_eq!(unless_lost(standing, ready(3)).await, None);
+    }
 }

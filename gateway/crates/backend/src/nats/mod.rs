@@ -163,19 +163,11 @@ impl Bus for Nats {
         message: &'a Message,
     ) -> BusFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
-            if self.state() == BusState::Away {
+            let published = self.link.unless_lost(self.speaker.publish(channel, message)).await;
+            published.ok_or_else(|| {
                 self.stats.left_out.add(1);
-                return Err(PublishError::Away);
-            }
-            let losses = self.link.standing().losses;
-            tokio::select! {
-                () = self.speaker.publish(channel, message) => Ok(()),
-                // The library takes only so much for a server that is not there.
-                () = self.link.lost_since(losses) => {
-                    self.stats.left_out.add(1);
-                    Err(PublishError::Away)
-                }
-            }
+                PublishError::Away
+            })
         })
     }
 

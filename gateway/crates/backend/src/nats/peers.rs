@@ -48,12 +48,11 @@ impl Nodes {
         Ok((nodes, listener))
     }
 
-    /// Publishes, unless the bus is away.
+    /// Publishes, unless the bus is away. Never waits for one: the node beats and hears others in one task.
     async fn say(&self, subject: String, headers: HeaderMap, said: Vec<u8>) {
-        if self.link.standing().is_up {
-            // Whoever misses one hears the next.
-            let _ = self.link.client.publish_with_headers(subject, headers, said.into()).await;
-        }
+        // Whoever misses one hears the next.
+        let publish = self.link.client.publish_with_headers(subject, headers, said.into());
+        let _ = self.link.unless_lost(publish).await;
     }
 }
 
@@ -93,10 +92,8 @@ impl Peers for Nodes {
 
     fn answer<'a>(&'a self, reply_to: &'a str, answer: Bytes) -> BusFuture<'a, ()> {
         Box::pin(async move {
-            if self.link.standing().is_up {
-                // Nobody waits for an answer that cannot be published.
-                let _ = self.link.client.publish(reply_to.to_owned(), answer).await;
-            }
+            // Nobody waits for an answer that cannot be published.
+            let _ = self.link.unless_lost(self.link.client.publish(reply_to.to_owned(), answer)).await;
         })
     }
 

@@ -61,5 +61,6 @@ async fn answer(link: &Link, to: Option<&async_nats::Subject>, word: &str) {
     let mut headers = HeaderMap::new();
     headers.insert(subjects::STATUS, word);
     // Nobody waits for an answer that cannot be published.
-    let _ = link.client.publish_with_headers(to.clone(), headers, word.to_owned().into()).await;
+    let publish = link.client.publish_with_headers(to.clone(), headers, word.to_owned().into());
+    let _ = link.unless_lost(publish).await;
 }
