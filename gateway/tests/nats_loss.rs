@@ -1,11 +1,14 @@
 //! Promise: while NATS is away, what clients say to app servers is dropped and counted, or whoever says something is told to
 //! go, as the route has it; everybody else stays, and afterwards events go on with a number that tells what is missing.
-//! And: a message that is larger than the server takes is refused to its sender, instead of reaching some and not others.
+//! Whoever waits for the bus does not keep the others waiting, neither for their close nor for anything else, nor the program
+//! from its end. And: a message that is larger than the server takes is refused to its sender, instead of reaching some and not others.
 #![allow(clippy::unwrap_used)]
 
 mod harness;
 
-use harness::{Gateway, Nats, NatsMessage, NatsServer};
+use backend::proto::Allow;
+use harness::decider::allow;
+use harness::{Decider, Gateway, Nats, NatsMessage, NatsServer, eventually};
 
 const UP: &str = "gateway_bus_up{bus=\"nats\"}";
 const LEFT_OUT: &str = "gateway_bus_inbound_left_out_total";
@@ -101,6 +104,60 @@ fn over_jetstream_a_route_drops_or_closes_while_it_is_away() {
         assert!(!made.text().contains("\"error\""), "{}", made.text());
         app
     });
+}
+
+/// What clients of a route say that waits, over and over, must keep nobody else waiting.
+fn wait_alone(mut server: NatsServer, jetstream: bool) {
+    let url = server.url();
+    let decider = Decider::start(|_| (std::time::Duration::ZERO, allow(Allow::default())));
+    let a = Gateway::start(&format!(
+        "[node]\nname = 'a'\n[shards]\ncount = 1\n[drain]\ndeadline = '1s'\n\
+         [bus]\nkind = 'nats'\npartitions = 1\n[bus.nats]\nservers = ['{url}']\njetstream = {jetstream}\n\
+         [[backend]]\nname = 'auth'\nendpoints = ['http://{}']\n\
+         [[route]]\nname = 'waits'\npath = '/waits'\ninbound = 'bus'\n\
+         [[route]]\nname = 'close'\npath = '/close'\ninbound = 'bus'\non_bus_loss = 'close'\n\
+         [[route]]\nname = 'members'\npath = '/members'\ninbound = 'echo'\nauthorize = 'auth'\n",
+        decider.address
+    ));
+    a.until("the bus is there", |m| m.value(UP) == 1.0);
+    let (mut echo, mut closes) = (a.client("/members"), a.client("/close"));
+    let mut clients: Vec<_> = (0..200).map(|_| a.client("/waits")).collect();
+    a.until("openings are told", |m| m.value("gateway_bus_inbound_total") == 201.0);
+    server.kill();
+    a.until("the bus is away", |m| m.value(UP) == 0.0);
+    for client in &mut clients {
+        client.say("waits");
+        // So each is of a turn of its own.
+        echo.echoes("next");
+    }
+    let waiting = |m: &harness::Metrics| m.value("gateway_inbound_events_unsettled") == 200.0;
+    a.until("all of them wait", waiting);
+
+    closes.say("does not wait");
+    assert_eq!(closes.told_to_go().0, 1013);
+    a.client("/members").echoes("an app server let me in");
+    let id = echo.id.clone();
+    echo.leave();
+    eventually("the ending is told", || {
+        let found = a.http().call("GET", "/v1/endings?route=members").good(200).json();
+        found["endings"].as_array().unwrap().iter().any(|ending| ending["id"] == id.as_str()).then_some(())
+    });
+    a.until("nobody else was given up", waiting);
+    a.stop();
+}
+
+#[test]
+fn over_core_nats_whoever_waits_for_it_keeps_nobody_else_waiting() {
+    wait_alone(NatsServer::start(), false);
+}
+
+#[test]
+fn over_jetstream_whoever_waits_for_it_keeps_nobody_else_waiting() {
+    let server = NatsServer::start_with_jetstream();
+    let stream = r#"{"name":"EVENTS","subjects":["gateway.inbound.>"],"storage":"file"}"#;
+    let made = Nats::connect(server.port).ask("$JS.API.STREAM.CREATE.EVENTS", stream);
+    assert!(made.text().contains("\"created\""), "{}", made.text());
+    wait_alone(server, true);
 }
 
 /// What a server takes that is told to take little, and what of it is left beside headers.

@@ -1,8 +1,8 @@
 //! Inbound events on NATS: what connections of routes with `inbound = "bus"` do, to whoever listens.
 //!
-//! *Core*: handed to the socket, in order; whoever listens at that moment hears it. *JetStream*: of each connection one event
-//! at a time (`lane`), and the next one when the server has acknowledged it, so that none overtakes one that has to be sent
-//! again.
+//! *Core* (`direct`): handed to the socket, in order; whoever listens at that moment hears it. *JetStream*: of each
+//! connection one event at a time (`lane`), and the next one when the server has acknowledged it, so that none overtakes one
+//! that has to be sent again.
 //! An event is settled when the bus has it, or when the route gives up; so what waits here is bounded by the quota.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use async_nats::client::Request;
 use async_nats::{HeaderMap, RequestErrorKind};
 use bridge::inbound::{Occurrence, Settled};
 use bridge::message::Bytes;
-use bridge::{Command, ConnId, Inbound, Mailbox};
+use bridge::{Address, Command, ConnId, Inbound, Mailbox};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::lane;
@@ -24,13 +24,16 @@ use crate::upstream::{Feed, Settler};
 
 /// How long an acknowledgement is waited for before the event is sent again.
 const ACK_WITHIN: Duration = Duration::from_secs(5);
+/// Events of a partition that may wait for its task: more than the largest window, which the quota shares out, so that there is
+/// always room. Memory is only taken for those that are there.
+const PARTITION_EVENTS_MAX: usize = 1 << 20;
+/// What is settled and not noted yet. Whoever settles more waits for the noting, which waits for nobody.
+const SETTLED_MAX: usize = 4096;
 /// Pauses between attempts, from the first to the longest.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// Events of a partition that may wait for its task beyond the quota: a task that is behind holds up the others then.
-const PARTITION_EVENTS_MAX: usize = 4096;
 /// Between two attempts to tell shards what is settled.
-const SETTLE_EVERY: Duration = Duration::from_millis(2);
+pub(super) const SETTLE_EVERY: Duration = Duration::from_millis(2);
 
 /// What all inbound tasks share.
 pub(super) struct Teller {
@@ -55,42 +58,11 @@ enum Failed {
 }
 
 impl Teller {
-    /// Core mode: one task for all.
-    pub(super) async fn core(self, mut feed: Feed, mut settler: Settler) {
-        let mut tick = tokio::time::interval(SETTLE_EVERY);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut is_all_told = true;
-        loop {
-            let batch = tokio::select! {
-                batch = feed.recv() => batch,
-                _ = tick.tick(), if !is_all_told => {
-                    is_all_told = settler.flush();
-                    continue;
-                }
-            };
-            let Some(batch) = batch else { break };
-            let settled: Vec<Settled> = batch.iter().map(Inbound::settled).collect();
-            for inbound in &batch {
-                self.until_taken(inbound, None).await;
-            }
-            // What is in the socket is off our hands: core NATS promises no more. While the bus is away nothing gets there,
-            // and what was said last is lost with it.
-            let standing = self.link.standing();
-            if standing.is_up {
-                tokio::select! {
-                    _ = self.link.client.flush() => {}
-                    () = self.link.lost_since(standing.losses) => {}
-                }
-            }
-            settled.into_iter().for_each(|settled| settler.settle(settled));
-            is_all_told = settler.flush();
-        }
-    }
-
-    /// JetStream: a task for each partition, and one that settles.
-    pub(super) async fn jetstream(self, mut feed: Feed, mut settler: Settler) {
+    /// JetStream: a task for each partition, one that settles, and this one, which reads the feed on, whatever happens: the
+    /// pump must not wait. The tasks have room for all that the quota lets out.
+    pub(super) async fn jetstream(self, mut feed: Feed, settler: Settler) {
         let teller = Arc::new(self);
-        let (done, mut dones) = mpsc::channel::<Settled>(PARTITION_EVENTS_MAX);
+        let (done, dones) = mpsc::channel::<Settled>(SETTLED_MAX);
         let lanes: Vec<mpsc::Sender<Inbound>> = (0..teller.node.partitions)
             .map(|_| {
                 let (lane, events) = mpsc::channel::<Inbound>(PARTITION_EVENTS_MAX);
@@ -98,63 +70,44 @@ impl Teller {
                 lane
             })
             .collect();
-        drop(done);
-        let settling = tokio::spawn(async move {
-            let mut tick = tokio::time::interval(SETTLE_EVERY);
-            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            let mut is_all_told = true;
-            loop {
-                tokio::select! {
-                    settled = dones.recv() => match settled {
-                        Some(settled) => {
-                            settler.settle(settled);
-                            while let Ok(settled) = dones.try_recv() {
-                                settler.settle(settled);
-                            }
-                            is_all_told = settler.flush();
-                        }
-                        None => break,
-                    },
-                    _ = tick.tick(), if !is_all_told => is_all_told = settler.flush(),
-                }
-            }
-        });
+        let settling = tokio::spawn(settle(dones, settler));
         while let Some(batch) = feed.recv().await {
+            let is_away = !teller.link.standing().is_up;
             for inbound in batch {
-                if let Some(lane) = lanes.get(usize::from(inbound.partition)) {
+                // Behind events of routes that wait it would wait, too.
+                if is_away && teller.gives_up(&inbound) {
+                    let _ = done.send(inbound.settled()).await;
+                } else if let Some(lane) = lanes.get(usize::from(inbound.partition)) {
                     let _ = lane.send(inbound).await;
                 } else {
                     debug_assert!(false, "the quota has as many partitions as the bus");
                 }
             }
         }
-        drop(lanes);
+        drop((lanes, done));
         let _ = settling.await;
     }
 
-    /// Tries until the bus has it, or its route gives up. With the `patience` of a lane it has to be acknowledged; once
-    /// refused it tries again only while it has that.
-    pub(super) async fn until_taken(&self, inbound: &Inbound, patience: Option<&Semaphore>) {
+    /// JetStream: tries until the stream has it, or its route gives up. Once refused it tries again only while it has the
+    /// `patience` of its lane.
+    pub(super) async fn until_stored(&self, inbound: &Inbound, patience: &Semaphore) {
         let mut pause = RETRY_MIN;
         let mut alone = None;
         loop {
-            let on_loss = self.routes.now().get(usize::from(inbound.route)).map(|route| route.on_loss);
             let standing = self.link.standing();
-            if !standing.is_up && self.gives_up(inbound, on_loss.unwrap_or(OnLoss::Pause)) {
+            if !standing.is_up && self.gives_up(inbound) {
                 return;
             }
-            if !self.link.up().await || !self.uncaptured().await {
+            if !self.link.up().await {
                 return;
             }
-            match self.attempt(inbound, patience.is_some()).await {
+            match self.store(inbound).await {
                 Ok(()) => return self.stats.inbound.add(1),
-                Err(Failed::Never) => {
-                    return self.leave_out(inbound, Command::TooBig { whom: inbound.address });
-                }
+                Err(Failed::Never) => return self.leave_out(inbound, |whom| Command::TooBig { whom }),
                 Err(Failed::Lost) => self.stats.inbound_retries.add(1),
                 Err(Failed::Refused) => {
                     self.stats.inbound_retries.add(1);
-                    if let Some(patience) = patience.filter(|_| alone.is_none()) {
+                    if alone.is_none() {
                         alone = patience.try_acquire().ok();
                         if alone.is_none() {
                             // Somebody else tries. When that was a success, we are next, and at once.
@@ -172,58 +125,64 @@ impl Teller {
         }
     }
 
-    /// Waits while a stream has our subjects. `false` when the program ends.
-    async fn uncaptured(&self) -> bool {
-        self.captured.clone().wait_for(|captured| !captured).await.is_ok()
+    /// Core mode: hands it to the socket. `false` when the bus was lost meanwhile.
+    pub(super) async fn publish(&self, inbound: &Inbound) -> bool {
+        let Some(Said { subject, reply_to, headers, payload }) = self.say(inbound) else {
+            self.leave_out(inbound, |whom| Command::TooBig { whom });
+            return true;
+        };
+        let publish = self.link.client.publish_with_reply_and_headers(subject, reply_to, headers, payload);
+        match self.link.unless_lost(publish).await {
+            Some(Ok(())) => self.stats.inbound.add(1),
+            // It is larger than the server takes.
+            Some(Err(_)) => self.leave_out(inbound, |whom| Command::TooBig { whom }),
+            None => {
+                self.stats.inbound_retries.add(1);
+                return false;
+            }
+        }
+        true
     }
 
-    /// The bus is away: whether the route does without.
-    fn gives_up(&self, inbound: &Inbound, on_loss: OnLoss) -> bool {
-        if on_loss == OnLoss::Pause {
-            return false;
-        }
-        if on_loss == OnLoss::Close {
-            self.leave_out(inbound, Command::GiveUp { whom: inbound.address });
-        } else {
-            self.stats.inbound_left_out.add(1);
+    /// The bus is away: whether the route does without. Then its event is given up.
+    pub(super) fn gives_up(&self, inbound: &Inbound) -> bool {
+        let routes = self.routes.now();
+        match routes.get(usize::from(inbound.route)).map_or(OnLoss::Pause, |route| route.on_loss) {
+            OnLoss::Pause => return false,
+            OnLoss::Close => self.leave_out(inbound, |whom| Command::GiveUp { whom }),
+            OnLoss::Drop => self.stats.inbound_left_out.add(1),
         }
         true
     }
 
     /// Gives an event up, and closes whoever sent it, if it is a message.
-    fn leave_out(&self, inbound: &Inbound, close: Command) {
+    fn leave_out(&self, inbound: &Inbound, close: fn(Address) -> Command) {
         self.stats.inbound_left_out.add(1);
         let is_message = matches!(inbound.occurrence, Occurrence::Message { .. });
         if is_message && let Some(mailbox) = self.mailboxes.get(usize::from(inbound.address.shard)) {
             // A mailbox without room: the next message tries again.
-            let _ = mailbox.send(close);
+            let _ = mailbox.send(close(inbound.address));
         }
     }
 
-    async fn attempt(&self, inbound: &Inbound, acknowledged: bool) -> Result<(), Failed> {
+    /// What is said of it; `None` when its route is gone.
+    fn say(&self, inbound: &Inbound) -> Option<Said> {
         let routes = self.routes.now();
-        let Some(route) = routes.get(usize::from(inbound.route)) else { return Err(Failed::Never) };
+        let route = routes.get(usize::from(inbound.route))?;
         let id = ConnId { node: self.node.name.clone(), epoch: self.node.epoch, address: inbound.address };
         let subject = self.subjects.inbound(&route.name, inbound.partition);
         let reply_to = self.subjects.connection(&id);
         let (headers, payload) = content(&self.node, inbound, &id, &route.name, &reply_to);
-        let client = &self.link.client;
-        let losses = self.link.standing().losses;
-        if !acknowledged {
-            return tokio::select! {
-                published = client.publish_with_reply_and_headers(subject, reply_to, headers, payload) => {
-                    published.map_err(|_| Failed::Never)
-                }
-                // The library takes only so much for a server that is not there.
-                () = self.link.lost_since(losses) => Err(Failed::Lost),
-            };
-        }
+        Some(Said { subject, reply_to, headers, payload })
+    }
+
+    /// JetStream: one attempt.
+    async fn store(&self, inbound: &Inbound) -> Result<(), Failed> {
+        let Said { subject, headers, payload, .. } = self.say(inbound).ok_or(Failed::Never)?;
         let request = Request::new().payload(payload).headers(headers).timeout(Some(ACK_WITHIN));
-        let answer = tokio::select! {
-            answer = client.send_request(subject, request) => answer,
-            () = self.link.lost_since(losses) => return Err(Failed::Lost),
-        };
-        match answer {
+        // No answer can come after a loss, and the library takes only so much for a server that is not there.
+        let sent = self.link.unless_lost(self.link.client.send_request(subject, request)).await;
+        match sent.ok_or(Failed::Lost)? {
             Ok(ack) => acknowledged_by(&ack.payload),
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::NoResponders => {
@@ -233,6 +192,36 @@ impl Teller {
                 RequestErrorKind::MaxPayloadExceeded => Failed::Never,
                 _ => Failed::Lost,
             }),
+        }
+    }
+}
+
+/// An event as it goes over NATS.
+struct Said {
+    subject: String,
+    reply_to: String,
+    headers: HeaderMap,
+    payload: Bytes,
+}
+
+/// Tells shards what is settled, until nobody settles any more. Waits for nobody.
+async fn settle(mut dones: mpsc::Receiver<Settled>, mut settler: Settler) {
+    let mut tick = tokio::time::interval(SETTLE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_all_told = true;
+    loop {
+        tokio::select! {
+            settled = dones.recv() => match settled {
+                Some(settled) => {
+                    settler.settle(settled);
+                    while let Ok(settled) = dones.try_recv() {
+                        settler.settle(settled);
+                    }
+                    is_all_told = settler.flush();
+                }
+                None => break,
+            },
+            _ = tick.tick(), if !is_all_told => is_all_told = settler.flush(),
         }
     }
 }
@@ -286,7 +275,7 @@ fn acknowledged_by(answer: &[u8]) -> Result<(), Failed> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use bridge::{Address, Epoch, NodeName, Principal, User};
+    use bridge::{Epoch, NodeName, Principal, User};
 
     use super::super::HEADERS_BYTES_MAX;
     use super::*;

@@ -2,8 +2,8 @@
 //! connections at once.
 //!
 //! A publish can fail where a later one succeeds, so a second event of a connection leaves only when the first is in the
-//! stream; between connections there is no order to keep. Whose publish was refused tries again alone (`patience`): a
-//! stream that takes nothing is asked by one event of the partition, and not by all. Refuses to know how an event gets there.
+//! stream; between connections there is no order to keep. Whose publish was refused tries again alone
+//! (`patience`). Refuses to know how an event gets there.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(super) async fn run(
     let deliver = |inbound: Inbound| {
         let (teller, patience) = (&teller, &patience);
         async move {
-            teller.until_taken(&inbound, Some(patience)).await;
+            teller.until_stored(&inbound, patience).await;
             inbound
         }
     };

@@ -7,6 +7,7 @@
 //! where a stream listens that nobody asked for: its acknowledgement would go to the client's address.
 
 mod channels;
+mod direct;
 mod inbound;
 mod lane;
 mod link;
@@ -138,7 +139,7 @@ impl Nats {
             tokio::spawn(teller.jetstream(feed, settler))
         } else {
             tasks.push(tokio::spawn(watch_capture(link.clone(), subjects, routes, capture)));
-            tokio::spawn(teller.core(feed, settler))
+            tokio::spawn(direct::run(teller, feed, settler))
         };
         Ok(Self { link, speaker, stats, beyond, nodes, last: Mutex::new(vec![last]), tasks })
     }
