@@ -12,9 +12,10 @@ use async_nats::client::Request;
 use async_nats::{HeaderMap, RequestErrorKind};
 use bridge::inbound::{Occurrence, Settled};
 use bridge::message::Bytes;
-use bridge::{Address, Command, ConnId, Inbound, Mailbox};
+use bridge::{Address, Command, ConnId, Inbound};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::closing::Closing;
 use super::lane;
 use super::link::Link;
 use super::subjects::{self, Subjects, content_type};
@@ -41,7 +42,7 @@ pub(super) struct Teller {
     pub(super) subjects: Subjects,
     pub(super) node: Node,
     pub(super) routes: Arc<Routes>,
-    pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) closing: Closing,
     pub(super) stats: Arc<BusStats>,
     /// Set while a stream captures a subject that core mode publishes to.
     pub(super) captured: tokio::sync::watch::Receiver<bool>,
@@ -158,10 +159,8 @@ impl Teller {
     /// Gives an event up, and closes whoever sent it, if it is a message.
     fn leave_out(&self, inbound: &Inbound, close: fn(Address) -> Command) {
         self.stats.inbound_left_out.add(1);
-        let is_message = matches!(inbound.occurrence, Occurrence::Message { .. });
-        if is_message && let Some(mailbox) = self.mailboxes.get(usize::from(inbound.address.shard)) {
-            // A mailbox without room: the next message tries again.
-            let _ = mailbox.send(close(inbound.address));
+        if matches!(inbound.occurrence, Occurrence::Message { .. }) {
+            self.closing.send(inbound.address, close);
         }
     }
 

@@ -7,6 +7,7 @@
 //! where a stream listens that nobody asked for: its acknowledgement would go to the client's address.
 
 mod channels;
+mod closing;
 mod direct;
 mod inbound;
 mod lane;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::channels::{Speaker, Subscriptions};
+use self::closing::Closing;
 use self::inbound::Teller;
 use self::link::{Link, Standing, Watcher};
 pub use self::login::Login;
@@ -110,7 +112,7 @@ impl Nats {
             subjects: subjects.clone(),
             node: node.clone(),
             routes: Arc::clone(&routes),
-            mailboxes: switchboard.mailboxes().to_vec(),
+            closing: Closing::new(switchboard.mailboxes().to_vec()),
             stats: Arc::clone(&stats),
             captured,
         };
