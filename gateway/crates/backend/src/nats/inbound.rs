@@ -13,11 +13,12 @@ use async_nats::{HeaderMap, RequestErrorKind};
 use bridge::inbound::{Occurrence, Settled};
 use bridge::message::Bytes;
 use bridge::{Address, Command, ConnId, Inbound};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::closing::Closing;
 use super::lane;
 use super::link::Link;
+use super::patience::Patience;
 use super::subjects::{self, Subjects, content_type};
 use crate::bus_stats::BusStats;
 use crate::joint::{Node, OnLoss, Routes};
@@ -30,9 +31,6 @@ const ACK_WITHIN: Duration = Duration::from_secs(5);
 const PARTITION_EVENTS_MAX: usize = 1 << 20;
 /// What is settled and not noted yet. Whoever settles more waits for the noting, which waits for nobody.
 const SETTLED_MAX: usize = 4096;
-/// Pauses between attempts, from the first to the longest.
-const RETRY_MIN: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Between two attempts to tell shards what is settled.
 pub(super) const SETTLE_EVERY: Duration = Duration::from_millis(2);
 
@@ -89,11 +87,9 @@ impl Teller {
         let _ = settling.await;
     }
 
-    /// JetStream: tries until the stream has it, or its route gives up. Once refused it tries again only while it has the
-    /// `patience` of its lane.
-    pub(super) async fn until_stored(&self, inbound: &Inbound, patience: &Semaphore) {
-        let mut pause = RETRY_MIN;
-        let mut alone = None;
+    /// JetStream: tries until the stream has it, or its route gives up. Once refused, it tries again only in its turn.
+    pub(super) async fn until_stored(&self, inbound: &Inbound, patience: &Patience) {
+        let mut is_refused = false;
         loop {
             let standing = self.link.standing();
             if !standing.is_up && self.gives_up(inbound) {
@@ -102,25 +98,26 @@ impl Teller {
             if !self.link.up().await {
                 return;
             }
+            let mut turn = None;
+            if is_refused {
+                tokio::select! {
+                    mine = patience.turn() => turn = Some(mine),
+                    () = self.link.lost_since(standing.losses) => continue,
+                }
+            }
             match self.store(inbound).await {
-                Ok(()) => return self.stats.inbound.add(1),
+                Ok(()) => {
+                    if let Some(turn) = turn {
+                        turn.succeeded();
+                    }
+                    return self.stats.inbound.add(1);
+                }
                 Err(Failed::Never) => return self.leave_out(inbound, |whom| Command::TooBig { whom }),
                 Err(Failed::Lost) => self.stats.inbound_retries.add(1),
                 Err(Failed::Refused) => {
                     self.stats.inbound_retries.add(1);
-                    if alone.is_none() {
-                        alone = patience.try_acquire().ok();
-                        if alone.is_none() {
-                            // Somebody else tries. When that was a success, we are next, and at once.
-                            tokio::select! {
-                                turn = patience.acquire() => alone = turn.ok(),
-                                () = self.link.lost_since(standing.losses) => {}
-                            }
-                            continue;
-                        }
-                    }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
+                    is_refused = true;
+                    patience.refused(turn).await;
                 }
             }
         }

@@ -12,9 +12,10 @@ use bridge::inbound::Settled;
 use bridge::{Address, Inbound};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::inbound::Teller;
+use super::patience::Patience;
 
 /// Events that a partition takes out of its channel, under way or behind one that is.
 const HELD_MAX: usize = 64;
@@ -59,7 +60,7 @@ pub(super) async fn run(
     mut events: mpsc::Receiver<Inbound>,
     done: mpsc::Sender<Settled>,
 ) {
-    let patience = Semaphore::new(1);
+    let patience = Patience::new();
     let deliver = |inbound: Inbound| {
         let (teller, patience) = (&teller, &patience);
         async move {

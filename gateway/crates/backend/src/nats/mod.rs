@@ -13,6 +13,7 @@ mod inbound;
 mod lane;
 mod link;
 mod login;
+mod patience;
 mod peers;
 mod replies;
 mod subjects;
