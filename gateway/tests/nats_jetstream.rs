@@ -226,3 +226,26 @@ fn without_a_stream_events_wait_until_there_is_one() {
     );
     gateway.stop();
 }
+
+#[test]
+fn a_stream_that_says_nothing_is_asked_by_one_event_of_a_partition() {
+    const CLIENTS: usize = 30;
+    let server = NatsServer::start();
+    // It takes every event, and says nothing: so does a stream without a leader.
+    let mut silent = Nats::connect(server.port);
+    silent.subscribe("gateway.inbound.>");
+    let url = server.url();
+    let gateway = Gateway::start(&format!(
+        "[node]\nname = 'a'\n[bus]\nkind = 'nats'\npartitions = 1\n[bus.nats]\nservers = ['{url}']\n\
+         jetstream = true\n[[route]]\nname = 'app'\npath = '/app'\ninbound = 'bus'\n"
+    ));
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| gateway.client("/app")).collect();
+    for _ in 0..CLIENTS {
+        assert_eq!(silent.hear().header("Gateway-Sequence"), "1");
+    }
+    silent.hear();
+    let again = Instant::now();
+    silent.hear();
+    assert!(again.elapsed() > Duration::from_secs(3), "{:?}", again.elapsed());
+    drop(clients);
+}

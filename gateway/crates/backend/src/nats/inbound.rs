@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::closing::Closing;
 use super::lane;
 use super::link::Link;
-use super::patience::Patience;
+use super::patience::{Patience, RETRY_MIN};
 use super::subjects::{self, Subjects, content_type};
 use crate::bus_stats::BusStats;
 use crate::joint::{Node, OnLoss, Routes};
@@ -48,9 +48,9 @@ pub(super) struct Teller {
 
 /// Why an event did not get there.
 enum Failed {
-    /// The bus was lost, or is slow: again, as soon as it stands.
+    /// The bus was lost: again, as soon as it stands.
     Lost,
-    /// Nobody takes it: no stream, or one that is full. Again, later.
+    /// Nobody takes it: no stream, or one that is full or says nothing. Again, later.
     Refused,
     /// It never will: it is larger than the server takes, or the stream.
     Never,
@@ -113,7 +113,12 @@ impl Teller {
                     return self.stats.inbound.add(1);
                 }
                 Err(Failed::Never) => return self.leave_out(inbound, |whom| Command::TooBig { whom }),
-                Err(Failed::Lost) => self.stats.inbound_retries.add(1),
+                Err(Failed::Lost) => {
+                    self.stats.inbound_retries.add(1);
+                    drop(turn);
+                    // It stands again, or never fell: an error that comes at once must not come all the time.
+                    tokio::time::sleep(RETRY_MIN).await;
+                }
                 Err(Failed::Refused) => {
                     self.stats.inbound_retries.add(1);
                     is_refused = true;
@@ -185,6 +190,8 @@ impl Teller {
                     self.stats.no_responders.add(1);
                     Failed::Refused
                 }
+                // The stream has no leader, perhaps: all of them together would ask it again and again.
+                RequestErrorKind::TimedOut => Failed::Refused,
                 RequestErrorKind::MaxPayloadExceeded => Failed::Never,
                 _ => Failed::Lost,
             }),
