@@ -310,3 +310,28 @@ fn a_node_that_requires_its_bus_is_unready_without_it_and_starts_all_the_same() 
     client.hears("joined");
     a.stop();
 }
+
+#[test]
+fn nobody_has_a_node_speak_with_its_own_rights_by_asking_for_an_answer() {
+    const MALFORMED: &str = "gateway_bus_malformed_total";
+    let server = NatsServer::start();
+    let a = node("a", &server);
+    let mut client = a.client("/rooms/x");
+    subscribed(&a, 1);
+    let mut nats = Nats::connect(server.port);
+    nats.subscribe("gateway.channel.>");
+    nats.subscribe("$JS.API.STREAM.DELETE.*");
+    let command = serde_json::json!({ "send": { "connection": client.id, "text": "obeyed" } }).to_string();
+    let connection = format!("gateway.connection.a.{}", client.id);
+    for (number, reply) in ["gateway.channel.room.x", "$JS.API.STREAM.DELETE.EVENTS"].into_iter().enumerate()
+    {
+        nats.publish_with("gateway.command.a", reply, &[], command.as_bytes());
+        nats.publish_with(&connection, reply, &[], b"delivered");
+        a.until("neither is obeyed", |m| m.value(MALFORMED) == 2.0 * (number + 1) as f64);
+    }
+    // An inbox is anything else; and what the node had said before would have come before.
+    let answer = nats.ask("gateway.command.a", &command);
+    assert!(answer.subject.starts_with("_INBOX.") && answer.text().contains("done"), "{answer:?}");
+    client.hears("obeyed");
+    a.stop();
+}

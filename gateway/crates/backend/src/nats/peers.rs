@@ -43,7 +43,12 @@ impl Nodes {
             subscribers.push(subscriber.map_err(|error| format!("bus.nats: {error}"))?);
         }
         let (ear, heard) = Ear::new(stats);
-        let listener = Listener { subscribers: select_all(subscribers), subjects: subjects.clone(), ear };
+        let listener = Listener {
+            subscribers: select_all(subscribers),
+            subjects: subjects.clone(),
+            ear,
+            stats: Arc::clone(stats),
+        };
         let nodes = Self { link: link.clone(), subjects: subjects.clone(), stats: Arc::clone(stats), heard };
         Ok((nodes, listener))
     }
@@ -133,6 +138,7 @@ pub(super) struct Listener {
     subscribers: SelectAll<Subscriber>,
     subjects: Subjects,
     ear: Ear,
+    stats: Arc<BusStats>,
 }
 
 impl Listener {
@@ -150,6 +156,10 @@ impl Listener {
                 subject => Subject::Command { to_all: subject == to_all },
             };
             let reply_to = message.reply.map(|reply| reply.to_string());
+            if reply_to.as_deref().is_some_and(|reply_to| !self.subjects.may_answer(reply_to)) {
+                self.stats.malformed.add(1);
+                continue;
+            }
             if !self.ear.hear(subject, message.payload, reply_to) {
                 return;
             }

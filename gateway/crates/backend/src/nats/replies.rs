@@ -30,6 +30,10 @@ pub(super) async fn deliver(
             stats.no_responders.add(1);
             continue;
         }
+        if message.reply.as_ref().is_some_and(|reply| !subjects.may_answer(reply)) {
+            stats.malformed.add(1);
+            continue;
+        }
         let target = subjects.connection_of(&message.subject);
         let (Some(id), Some(content)) = (target, message_of(&message)) else {
             stats.malformed.add(1);

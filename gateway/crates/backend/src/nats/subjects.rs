@@ -107,6 +107,13 @@ impl Subjects {
         format!("{}.node", self.prefix)
     }
 
+    /// Whether an answer may go where a message says. We publish with rights of our own: whoever may only command must not
+    /// have us speak to clients and nodes, or to the server itself.
+    pub(super) fn may_answer(&self, reply_to: &str) -> bool {
+        let below = reply_to.strip_prefix(&*self.prefix);
+        !reply_to.starts_with('$') && !below.is_some_and(|rest| rest.starts_with('.'))
+    }
+
     /// Events of one partition of a route.
     pub(super) fn inbound(&self, route: &str, partition: u16) -> String {
         let mut subject = String::with_capacity(self.prefix.len() + route.len() + 16);
@@ -197,6 +204,19 @@ mod tests {
         }
         for subject in ["gateway.connection.edge-1.x", "gateway.connection.edge-1.other-00000007-1-2-3"] {
             assert_eq!(subjects.connection_of(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn answers_go_neither_to_the_server_nor_below_our_prefix() {
+        let subjects = Subjects::new(&node());
+        for inbox in ["_INBOX.x.1", "app.answers", "gateways.x", "gateway", "gateway-2.x"] {
+            assert!(subjects.may_answer(inbox), "{inbox}");
+        }
+        for other in
+            ["gateway.channel.room", "gateway.command.b", "gateway.", "$JS.API.STREAM.DELETE.EVENTS", "$SYS"]
+        {
+            assert!(!subjects.may_answer(other), "{other}");
         }
     }
 
