@@ -327,17 +327,16 @@ impl Peers {
     }
 
     /// Looks at a share of all rates and empties those that have run out, so that none is taken for a new one when its
-    /// clock has come round. Called by every shard at every tick; one of them does it.
+    /// clock has come round. Called by every shard at every tick; one of them does it: the first that has come to it, and not
+    /// one that is still at the tick before.
     pub(crate) fn sweep(&self, rules: &PeerRules, now: u32) {
-        let last = self.swept.load(Ordering::Relaxed);
-        if last == now
-            || self.swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
+        let last = self.swept.fetch_max(now, Ordering::Relaxed);
+        if now <= last {
             return;
         }
         let pages = self.stripes[0].pages.len() as u32;
         let all = pages * self.stripes.len() as u32;
-        let ticks = now.wrapping_sub(last).clamp(1, SWEEP_TICKS);
+        let ticks = (now - last).min(SWEEP_TICKS);
         let share = (u64::from(all) * u64::from(ticks)).div_ceil(u64::from(SWEEP_TICKS)) as u32;
         let from = self.sweep_at.fetch_add(share, Ordering::Relaxed);
         for page in (from..from.saturating_add(share)).map(|page| page % all) {

@@ -153,7 +153,7 @@ fn a_random_life_leaves_counts_and_lists_right() {
 
 #[test]
 fn a_sweep_empties_what_has_run_out_and_nothing_else() {
-    let limits = PeerLimits { bytes: Some(Rate::new(100, 1000)), ..PeerLimits::default() };
+    let limits = PeerLimits { bytes: Some(Rate::new(10, 1000)), ..PeerLimits::default() };
     let (rate, rules) = (limits.bytes.unwrap(), rules(limits));
     let peers = table(1000, 0);
     let slots: Vec<u32> =
@@ -161,12 +161,26 @@ fn a_sweep_empties_what_has_run_out_and_nothing_else() {
     for (number, slot) in slots.iter().enumerate() {
         assert!(peers.take(*slot, rate, Traffic::Bytes, 10, if number % 2 == 0 { 10 } else { 1000 }));
     }
-    (11..11 + SWEEP_TICKS).for_each(|now| peers.sweep(&rules, now.min(50)));
-    (51..51 + SWEEP_TICKS).for_each(|now| peers.sweep(&rules, if now % 2 == 0 { 60 } else { 61 }));
+    // The small ones have run out at tick 20, the large ones will at 1010.
+    (21..=SWEEP_TICKS).for_each(|now| peers.sweep(&rules, now));
     for (number, slot) in slots.iter().enumerate() {
         let state = peers.state(*slot, Traffic::Bytes).unwrap().load(Ordering::Relaxed);
         assert_eq!(state == 0, number % 2 == 0);
     }
+}
+
+#[test]
+fn a_shard_that_is_a_tick_behind_sweeps_nothing_and_makes_nobody_sweep_again() {
+    let (peers, rules) = (table(100_000, 0), slow());
+    let pages = |now: u32| {
+        let before = peers.sweep_at.load(Ordering::Relaxed);
+        peers.sweep(&rules, now);
+        peers.sweep_at.load(Ordering::Relaxed) - before
+    };
+    pages(100);
+    assert_eq!([99, 100, 99].map(pages), [0, 0, 0]);
+    let all = (peers.stripes.len() * peers.stripes[0].pages.len()) as u32;
+    assert_eq!(pages(101), all.div_ceil(SWEEP_TICKS));
 }
 
 /// Distinct addresses pass through a full table; its memory and its counts stay.
