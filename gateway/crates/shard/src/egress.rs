@@ -109,6 +109,9 @@ impl<N: Net> Shard<N> {
     /// left just now, the connection has been ended.
     pub(crate) fn queue(&mut self, key: Key, frame: FrameIndex, written: usize) -> Result<(), Full> {
         let mut pushed = self.push(key, frame, written);
+        if matches!(pushed, Err(Full::TableBytes | Full::TableEntries)) {
+            self.node_full_at = Some(self.now);
+        }
         if pushed.is_err() && written == 0 && (!self.is_full(key) || self.closes_for(key, frame)) {
             pushed = self.offer(key, frame);
         }
@@ -130,6 +133,7 @@ impl<N: Net> Shard<N> {
 
     /// Writes what waits and then this frame, of which nothing has left, or queues what does not leave of it.
     fn offer(&mut self, key: Key, frame: FrameIndex) -> Result<(), Full> {
+        self.offers += 1;
         if let Some(conn) = self.conns.get_mut(key) {
             conn.flags.remove(Flags::UNWRITABLE);
         }

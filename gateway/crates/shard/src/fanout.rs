@@ -6,7 +6,8 @@
 //! no route asks, nothing is looked at.
 //!
 //! When several jobs are at work in one turn, what they send becomes due and leaves together at the turn's end, because
-//! a connection may be in more than one of their channels. A lone job writes directly.
+//! a connection may be in more than one of their channels. A lone job writes directly, and so do all while the node has no
+//! room for what is due: it would leave frame by frame.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -132,7 +133,7 @@ impl<N: Net> Shard<N> {
             let Some(mut job) = self.fanout.jobs.remove(&channel) else { continue };
             let slice = if alone { visits } else { visits.min(VISITS_PER_SLICE) };
             let (visited, over) = self.walk(channel, &mut job, slice, alone);
-            visits -= visited.max(1);
+            visits = visits.saturating_sub(visited.max(1));
             if over && job.waiting.is_empty() {
                 continue;
             }
@@ -144,21 +145,25 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Goes on with a job. Says how many subscribers it visited, and whether its batch is done.
+    /// Goes on with a job. Says how many subscribers it visited, and whether its batch is done. A write that did not wait
+    /// for the end of the turn, because a bound was met, is as dear as a visit and counts like one.
     fn walk(&mut self, channel: ChannelIndex, job: &mut Job, most: usize, direct: bool) -> (usize, bool) {
         if job.batch.is_empty() {
             self.begin(channel, job);
         }
-        for visited in 0..most {
+        let before = self.offers;
+        let mut visited = 0;
+        while visited + (self.offers - before) < most {
             let Some(index) = self.channels.walk(channel) else {
                 self.finish_batch(job);
-                return (visited, true);
+                return (visited + (self.offers - before), true);
             };
             if let Some(key) = self.conns.key_at(index) {
                 self.deliver(key, job, direct);
             }
+            visited += 1;
         }
-        (most, false)
+        (visited + (self.offers - before), false)
     }
 
     /// Takes the messages that wait into a batch, and starts the walk.
@@ -207,7 +212,7 @@ impl<N: Net> Shard<N> {
             return self.deliver_queued(key, job, 0, kind);
         }
         let count = job.batch.len() as u32;
-        if !direct {
+        if !direct && self.node_full_at != Some(self.now) {
             return self.deliver_queued(key, job, 0, kind);
         }
         let left = match &mut job.batch[..] {

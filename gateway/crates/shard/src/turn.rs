@@ -142,6 +142,10 @@ pub struct Shard<N: Net> {
     pub(crate) lanes: Lanes,
     pub(crate) carry: VecDeque<Key>,
     pub(crate) dirty: Vec<Key>,
+    /// The tick at which a frame last found the bounds that all backlogs share used up.
+    pub(crate) node_full_at: Option<u32>,
+    /// How often a frame met a bound and what waited had to be written before the end of a turn.
+    pub(crate) offers: usize,
     pub(crate) drain: Option<Drain>,
     /// A share of the table that is told to go while the shard listens on.
     pub(crate) shed: Option<Round>,
@@ -213,6 +217,8 @@ impl<N: Net> Shard<N> {
             lanes: Lanes::new(&parts.upstreams),
             carry: VecDeque::new(),
             dirty: Vec::new(),
+            node_full_at: None,
+            offers: 0,
             drain: None,
             shed: None,
             gap: None,

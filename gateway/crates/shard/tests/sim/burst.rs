@@ -1,9 +1,11 @@
 //! Single cases of much at once for somebody who takes all of it: more than a backlog holds becomes due in one turn, and
 //! nobody is a slow consumer for that, whatever the policy of its route.
 
+use bridge::Kind;
 use shard::rules::SlowConsumer;
 use store::QueueLimit;
 
+use crate::frames::TEXT;
 use crate::weather::Weather;
 use crate::world::World;
 
@@ -119,4 +121,58 @@ fn room_that_no_event_has_told_of_yet_is_found_before_anybody_is_closed() {
     world.rest();
     assert!(world.ending(number).is_none() && world.clients[number].close.is_none());
     world.check_complete(&[number]);
+}
+
+/// So many listeners of two rooms on a node whose bytes for backlogs somebody else has used up.
+fn crowd_on_a_full_node(kind: Option<Kind>, count: usize) -> (World, Vec<usize>) {
+    let mut weather = Weather::fair();
+    weather.rules.routes[3].kind = kind;
+    weather.backlog_bytes = 4000;
+    let mut world = World::new(weather, 12);
+    let slow = world.open(0, "/echo");
+    let crowd = world.open_crowd(count, "/hear/a", |_| 0);
+    crowd.iter().for_each(|number| world.subscribe(*number, "room.b"));
+    world.clients[slow].stop_reading();
+    world.clients[slow].tcp.resize(100);
+    world.send(slow, 3800);
+    world.rest();
+    (world, crowd)
+}
+
+fn writes(world: &World, crowd: &[usize]) -> usize {
+    crowd.iter().map(|number| world.clients[*number].tcp.writes()).sum()
+}
+
+#[test]
+fn what_is_due_leaves_together_though_the_node_has_no_room_for_it() {
+    let (mut world, crowd) = crowd_on_a_full_node(None, 20);
+    let before = writes(&world, &crowd);
+    for _ in 0..20 {
+        world.publish(0, 500);
+        world.publish(1, 500);
+    }
+    world.rest();
+    world.check_complete(&crowd);
+    let writes = writes(&world, &crowd) - before;
+    // One for each and room, and for the first, who finds that out, one for each frame.
+    assert!((40..=80).contains(&writes), "{writes} for 800 deliveries");
+}
+
+#[test]
+fn a_turn_is_no_longer_where_frames_must_leave_one_by_one() {
+    // What they are is up to the route of each, so that there is nothing to write for all of them.
+    let (mut world, crowd) = crowd_on_a_full_node(Some(Kind::Binary), 20);
+    for _ in 0..20 {
+        world.publish_as(0, 500, TEXT, true);
+        world.publish_as(1, 500, TEXT, true);
+    }
+    let mut most = 0;
+    for _ in 0..100 {
+        let before = writes(&world, &crowd);
+        world.run(0);
+        most = most.max(writes(&world, &crowd) - before);
+    }
+    assert!((16..=100).contains(&most), "{most} in one turn, of 800");
+    world.rest();
+    world.check_complete(&crowd);
 }
