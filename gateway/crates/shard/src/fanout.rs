@@ -267,14 +267,20 @@ impl<N: Net> Shard<N> {
                 continue;
             }
             let Some(frame) = self.frame_as(due, kind) else { continue };
+            let has_left = written >= due.bytes;
+            let queued = if has_left { Ok(()) } else { self.queue(key, frame, written) };
+            if queued.is_ok() && !self.is_open(key) {
+                // It was gone when it was offered what waits: nobody has this one, or those behind it.
+                return;
+            }
             due.delivered.subscribers += 1;
             self.stats.deliveries.add(1);
-            if written >= due.bytes {
+            if has_left {
                 written -= due.bytes;
                 self.count_out(key, 1, due.payload);
                 continue;
             }
-            match self.queue(key, frame, written) {
+            match queued {
                 Ok(()) => {
                     // Whoever only waits for the end of the turn is not said to wait.
                     if self.conns.get(key).is_some_and(|conn| conn.flags.contains(Flags::UNWRITABLE)) {

@@ -143,6 +143,8 @@ impl<N: Net> Shard<N> {
         let queued = self.queue(key, frame, 0);
         self.backlog.release(frame);
         match queued {
+            // It was gone when it was offered what waits.
+            Ok(()) if !self.is_open(key) => Err(NotDone::Gone),
             Ok(()) => {
                 self.count_out(key, 1, message.payload().len());
                 Ok(())

@@ -176,3 +176,23 @@ fn a_turn_is_no_longer_where_frames_must_leave_one_by_one() {
     world.rest();
     world.check_complete(&crowd);
 }
+
+#[test]
+fn nothing_is_delivered_to_somebody_who_turns_out_to_be_gone() {
+    let mut world = with_backlog(SlowConsumer::Close, 10, 1 << 20);
+    let number = world.open(0, "/hear/a");
+    world.subscribe(number, "room.b");
+    world.rest();
+    // The shard hears of the reset by the write, at the bound, and of no event.
+    world.clients[number].reset(true);
+    let events = std::mem::replace(&mut world.weather.events_per_poll, 0);
+    for _ in 0..30 {
+        world.publish(0, 50);
+        world.publish(1, 50);
+    }
+    world.run(0);
+    world.weather.events_per_poll = events;
+    world.rest();
+    assert_eq!(world.nodes[0].stats.deliveries.value(), 10, "those that were queued before");
+    assert_eq!(world.nodes[0].stats.messages_out.value(), 10);
+}
