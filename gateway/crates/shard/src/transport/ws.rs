@@ -148,8 +148,8 @@ impl<N: Net> Shard<N> {
     /// A message that came when our close frame was out already. The peer is told to go for no fault of its own and may
     /// have sent it before it could know, so it goes where it was meant to go, though nothing can be answered (RFC 6455
     /// section 5.5.1 leaves open what is done with it). It is not paused for a rate or an upstream any more, or its answer
-    /// would not be read in time: at the first bound nothing more of it is taken, and what was taken is all that it sent up
-    /// to there.
+    /// would not be read in time: at the first bound, which may be what the bus carries, nothing more of it is taken, and what
+    /// was taken is all that it sent up to there.
     fn late(&mut self, key: Key, route: &Route, kind: Kind, payload: &[u8]) {
         let goodbye = self.rare(key).and_then(|rare| rare.goodbye);
         if goodbye.is_none_or(|goodbye| goodbye.then != Then::Deliver) || route.auto_reply(payload).is_some()
@@ -161,7 +161,8 @@ impl<N: Net> Shard<N> {
             Inbound::Upstream(upstream) => self.may_tell_late(key, upstream),
             Inbound::Echo | Inbound::Ignore => return,
         };
-        if !has_room || self.room(key).is_err() || !self.takes(key, payload.len()) {
+        let goes = has_room && self.may_leave(route, payload.len());
+        if !goes || self.room(key).is_err() || !self.takes(key, payload.len()) {
             if let Some(goodbye) = self.rare_mut(key).and_then(|rare| rare.goodbye.as_mut()) {
                 goodbye.then = Then::Await;
             }

@@ -171,6 +171,22 @@ fn whoever_goes_on_beyond_its_rate_after_our_close_frame_is_heard_up_to_there() 
 }
 
 #[test]
+fn what_is_larger_than_the_bus_carries_does_not_leave_behind_our_close_frame_either() {
+    let mut world = World::new(Weather { bus_carries: Some(150), ..Weather::fair() }, 5);
+    let (speaker, hearer) = (world.open(0, "/say/a"), world.open(1, "/hear/a"));
+    shed_all(&mut world, speaker);
+    world.run(0);
+    for padding in [50, 300, 50] {
+        world.say(speaker, padding);
+        world.run(0);
+    }
+    world.live(5);
+    assert_eq!(world.ending(speaker).unwrap().traffic.messages_in, 1, "nothing is taken behind it");
+    assert_eq!(world.model.count_heard(hearer), 1);
+    world.drain(20);
+}
+
+#[test]
 fn whoever_the_api_closes_publishes_nothing_more() {
     let mut world = world();
     let (hearer, taken) = late_lines(&mut world, 5, |world, speaker| {

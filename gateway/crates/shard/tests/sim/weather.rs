@@ -31,6 +31,8 @@ pub(crate) struct Weather {
     pub(crate) backlog_bytes: u64,
     pub(crate) mailbox_commands: usize,
     pub(crate) mailbox_bytes: usize,
+    /// There is a bus beyond the node, which carries payloads of so many bytes.
+    pub(crate) bus_carries: Option<usize>,
     pub(crate) outbox_events: usize,
     pub(crate) events_per_poll: usize,
     pub(crate) talkative: bool,
@@ -193,6 +195,7 @@ impl Weather {
             backlog_bytes: 64 << 20,
             mailbox_commands: 1000,
             mailbox_bytes: 64 << 20,
+            bus_carries: None,
             outbox_events: 100,
             events_per_poll: 1024,
             talkative: false,

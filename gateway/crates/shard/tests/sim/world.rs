@@ -14,7 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bridge::event::Batch;
 use bridge::id::{Address, Epoch, NodeName};
 use bridge::mailbox::{Wake, mailbox};
-use bridge::{Command, DrainPlan, EndReason, Ending, Event, Kind, Limited, Outbox, Stats, Switchboard};
+use bridge::{
+    Beyond, Channel, Command, DrainPlan, EndReason, Ending, Event, Inbox, Interest, Kind, Limited, Mailbox,
+    Outbox, Stats, Switchboard,
+};
 use fastrand::Rng;
 use shard::limit::{Gate, Network, NodeBytes};
 use shard::rules::SlowConsumer;
@@ -42,6 +45,20 @@ impl Wake for Bell {
     }
 }
 
+impl Interest for Bell {
+    fn changed(&self, _channel: &Channel) {}
+}
+
+/// The switchboard, and where what goes to the bus lies if the weather has one.
+fn way_to_channels(weather: &Weather, mailboxes: Vec<Mailbox>) -> (Arc<Switchboard>, Option<Inbox>) {
+    let switchboard = Switchboard::new(mailboxes);
+    let Some(bytes) = weather.bus_carries else { return (Arc::new(switchboard), None) };
+    let (mailbox, inbox) = mailbox(1000, 1 << 20, Arc::<Bell>::default());
+    let beyond = Beyond::new(Arc::<Bell>::default(), mailbox);
+    beyond.carry_at_most(bytes);
+    (Arc::new(switchboard.with_beyond(Arc::new(beyond))), Some(inbox))
+}
+
 /// One shard and what is around it.
 pub(crate) struct Node {
     pub(crate) shard: Shard<ScriptNet>,
@@ -64,6 +81,8 @@ pub(crate) struct World {
     pub(crate) gate: Arc<Gate>,
     pub(crate) node_bytes: Arc<NodeBytes>,
     pub(crate) switchboard: Arc<Switchboard>,
+    /// What has gone to the bus.
+    _bus: Option<Inbox>,
     pub(crate) clients: Vec<Client>,
     /// Those that are not over.
     pub(crate) around: Vec<usize>,
@@ -97,7 +116,7 @@ impl World {
             mailbox(weather.mailbox_commands, weather.mailbox_bytes, wake)
         });
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = boxes.unzip();
-        let switchboard = Arc::new(Switchboard::new(mailboxes));
+        let (switchboard, bus) = way_to_channels(&weather, mailboxes);
         let mut nodes = Vec::new();
         for (number, (inbox, bell)) in inboxes.into_iter().zip(bells).enumerate() {
             let host = Host::new(rng.u64(..));
@@ -136,6 +155,7 @@ impl World {
             gate,
             node_bytes,
             switchboard,
+            _bus: bus,
             clients: Vec::new(),
             around: Vec::new(),
             model,
