@@ -127,7 +127,7 @@ impl<N: Net> Shard<N> {
     }
 
     /// Whether its socket took less than it was offered, and has not asked for more since.
-    fn is_full(&self, key: Key) -> bool {
+    pub(crate) fn is_full(&self, key: Key) -> bool {
         self.conns.get(key).is_some_and(|conn| conn.flags.contains(Flags::UNWRITABLE))
     }
 

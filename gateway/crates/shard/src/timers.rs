@@ -43,7 +43,8 @@ impl<N: Net> Shard<N> {
 
     /// Quiet for an interval: ping. Otherwise look again an interval after the last byte.
     fn heartbeat(&mut self, key: Key) {
-        if self.is_stuck(key) {
+        // Frames that merely wait for the end of this turn are no backlog, and the ping leaves with them.
+        if self.is_full(key) && self.is_stuck(key) {
             return;
         }
         let life = self.life(key);

@@ -40,6 +40,25 @@ fn patience_with_a_pong_that_is_longer_than_the_interval_delays_no_ping() {
 }
 
 #[test]
+fn frames_that_are_merely_due_delay_no_ping() {
+    let mut weather = Weather::fair();
+    weather.rules.routes[3].life = Life { ping_ticks: 5, pong_ticks: 50, ..LIFE };
+    let mut world = World::new(weather, 11);
+    let listener = world.open(0, "/hear/a");
+    world.subscribe(listener, "room.b");
+    for _ in 0..52 {
+        // Two rooms at once, so that what they hear waits for the end of the turn, and that is the turn of the timer.
+        world.pass(1);
+        world.publish(0, 10);
+        world.publish(1, 10);
+        world.rest();
+    }
+    let pings = world.clients[listener].pings_heard;
+    assert!((9..=11).contains(&pings), "{pings} in 52 ticks");
+    world.check_complete(&[listener]);
+}
+
+#[test]
 fn a_round_trip_is_measured_by_the_clock_that_the_client_sends_back() {
     let mut world = World::new(Weather::fair(), 12);
     let number = world.open(0, "/echo");
