@@ -225,9 +225,10 @@ fn storm(
     let window = Window::open(server, crew.board())?;
     crew.set_phase(Phase::Measure);
     let mut peak = None;
+    let mut stand = Stand { open: before.open, since_ns: clock::now_ns() };
     crew.wait_until(progress, args.shared.patience, |counts: &Counts| {
         peak = peak.max(server.and_then(|server| server.resident_bytes_counted().ok()));
-        counts.open >= connected
+        counts.open >= connected || stand.lasts(counts.open, clock::now_ns()) > args.shared.patience
     })?;
     let usage = window.close(crew.board())?;
     let after = crew.board().counts();
@@ -236,6 +237,23 @@ fn storm(
     let tries = after.attempts - before.attempts;
     let back = after.open.saturating_sub(args.bystanders);
     Ok(Round { back, seconds: usage.seconds, tries, usage, peak, resident_after })
+}
+
+/// How many are open, and since when. Bystanders echo all the while, so that counts never stand still: whether anybody
+/// still comes back is seen by this one alone.
+struct Stand {
+    open: u32,
+    since_ns: u64,
+}
+
+impl Stand {
+    /// How long it has been like that.
+    fn lasts(&mut self, open: u32, now_ns: u64) -> Duration {
+        if open != self.open {
+            *self = Stand { open, since_ns: now_ns };
+        }
+        Duration::from_nanos(now_ns.saturating_sub(self.since_ns))
+    }
 }
 
 impl Round {
@@ -362,5 +380,19 @@ impl Scenario for Storm {
             let wait_ns = self.retry_ns / 2 + fastrand::u64(0..=self.retry_ns);
             self.tries.push(Reverse((clock::now_ns() + wait_ns, slot.0)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stand_begins_anew_with_each_who_comes_or_goes() {
+        let mut stand = Stand { open: 5, since_ns: 1_000 };
+        assert_eq!(stand.lasts(5, 1_900), Duration::from_nanos(900));
+        assert_eq!(stand.lasts(6, 2_000), Duration::ZERO);
+        assert_eq!(stand.lasts(6, 2_700), Duration::from_nanos(700));
+        assert_eq!(stand.lasts(5, 3_000), Duration::ZERO);
     }
 }
