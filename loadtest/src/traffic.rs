@@ -82,6 +82,8 @@ pub(crate) struct Traffic {
     /// Threads that share the board's rate.
     sharers: u32,
     windows: Vec<Latencies>,
+    /// When the last window ended, ns.
+    ended_ns: u64,
     message: Vec<u8>,
     frame: Vec<u8>,
 }
@@ -98,6 +100,7 @@ impl Traffic {
             sent_ns: vec![0; slots as usize * UNDER_WAY_MAX],
             sharers,
             windows: Vec::new(),
+            ended_ns: 0,
             message: Vec::new(),
             frame: Vec::new(),
         }
@@ -108,6 +111,9 @@ impl Traffic {
         let before = std::mem::replace(&mut self.phase, desk.phase());
         if before != self.phase && self.phase == Phase::Measure {
             self.windows.push(Latencies::new());
+        }
+        if before != self.phase && before == Phase::Measure {
+            self.ended_ns = clock::now_ns();
         }
         if !flows(before) && flows(self.phase) {
             self.begin(desk);
@@ -136,11 +142,11 @@ impl Traffic {
         let nth = flight.received;
         flight.received = flight.received.wrapping_add(1);
         desk.counts.received += 1;
-        if self.phase == Phase::Measure
+        let sent_ns = self.sent_ns[ring_place(slot, nth)];
+        let meant_ns = self.pace.as_ref().map_or(sent_ns, |pace| pace.intended_ns(slot.0, nth));
+        if is_measured(self.phase, meant_ns, self.ended_ns)
             && let Some(window) = self.windows.last_mut()
         {
-            let sent_ns = self.sent_ns[ring_place(slot, nth)];
-            let meant_ns = self.pace.as_ref().map_or(sent_ns, |pace| pace.intended_ns(slot.0, nth));
             let now_ns = clock::now_ns();
             let corrected_ns = now_ns.saturating_sub(meant_ns);
             window.raw.saturating_record(now_ns.saturating_sub(sent_ns));
@@ -213,7 +219,30 @@ fn flows(phase: Phase) -> bool {
     matches!(phase, Phase::Warm | Phase::Measure)
 }
 
+/// Whether a message that comes back belongs to the last window. One that was under way at its end does: a stall there
+/// would hide those that it held up.
+fn is_measured(phase: Phase, meant_ns: u64, ended_ns: u64) -> bool {
+    match phase {
+        Phase::Measure => true,
+        Phase::Settle => meant_ns < ended_ns,
+        Phase::Ramp | Phase::Warm | Phase::Finish => false,
+    }
+}
+
 /// Where the moment of sending a connection's `nth` message is kept.
 fn ring_place(slot: Slot, nth: u32) -> usize {
     slot.index() * UNDER_WAY_MAX + nth as usize % UNDER_WAY_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_under_way_at_the_end_of_a_window_belongs_to_it() {
+        assert!(is_measured(Phase::Measure, 900, 0) && is_measured(Phase::Settle, 900, 1_000));
+        assert!(!is_measured(Phase::Settle, 1_000, 1_000), "meant after the window");
+        assert!(!is_measured(Phase::Settle, 900, 0), "there was no window");
+        assert!(!is_measured(Phase::Warm, 900, 1_000));
+    }
 }
