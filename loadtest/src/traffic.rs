@@ -120,7 +120,6 @@ impl Traffic {
         }
         let Some(pace) = self.pace.as_mut().filter(|_| flows(self.phase)) else { return u64::MAX };
         let dealt = pace.deal(clock::now_ns());
-        let wait_ns = pace.next_in_ns(clock::now_ns());
         // More than one round is due after a stall: each connection is looked at once.
         for number in dealt.take(self.flights.len()) {
             if let Some(pace) = &self.pace {
@@ -128,7 +127,8 @@ impl Traffic {
                 self.catch_up(desk, slot);
             }
         }
-        wait_ns
+        // Asked now: sending may have taken longer than it is until the next one.
+        self.pace.as_ref().map_or(u64::MAX, |pace| pace.next_in_ns(clock::now_ns()))
     }
 
     /// Checks what came back, and sends the next message that is due.
