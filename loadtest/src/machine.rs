@@ -20,7 +20,7 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     /// Memory, bytes.
     pub(crate) memory_bytes: u64,
-    /// Version of this program.
+    /// Version of this program, and the revision that it was built from where that is known.
     pub(crate) loadtest: &'static str,
 }
 
@@ -41,7 +41,7 @@ impl Machine {
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             kernel,
             memory_bytes: kib_field(&meminfo, "MemTotal:").unwrap_or(0) * 1024,
-            loadtest: env!("CARGO_PKG_VERSION"),
+            loadtest: concat!(env!("CARGO_PKG_VERSION"), env!("LOADTEST_REVISION")),
         }
     }
 
