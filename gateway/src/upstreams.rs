@@ -79,13 +79,20 @@ impl<'s> Upstreams<'s> {
 fn bus_quota(bus: &config::Bus, shards: u16) -> Quota {
     let lanes = u64::from(bus.partitions.get()) * u64::from(shards.max(1));
     let share = |window: u64, least: u64| u32::try_from((window / lanes).max(least)).unwrap_or(u32::MAX);
+    let events = share(u64::from(bus.window.get()), EVENTS_MIN);
     Quota {
         partitions: u16::try_from(bus.partitions.get()).unwrap_or(bridge::inbound::PARTITIONS_MAX),
-        events: share(u64::from(bus.window.get()), EVENTS_MIN),
+        events,
         bytes: share(bus.window_bytes.as_u64(), BYTES_MIN),
-        connection_events: u16::try_from(bus.connection_window.get()).unwrap_or(u16::MAX),
+        connection_events: connection_events(bus.connection_window.get(), events),
         patience_ticks: u32::MAX,
     }
+}
+
+/// What one connection may have under way of its lane's share: half of it at most. One whose handler is slow fills its own
+/// window, and would fill the lane with it, in which others wait then.
+fn connection_events(window: u32, lane: u32) -> u16 {
+    u16::try_from(window.min(lane / 2).max(1)).unwrap_or(u16::MAX)
 }
 
 /// The windows of all streams, split evenly over the partitions and shards that feed them.
@@ -96,11 +103,12 @@ fn quota(backend: &Backend, shards: u16) -> Quota {
         let share = (window.saturating_mul(streams) / lanes).max(least);
         u32::try_from(share).unwrap_or(u32::MAX)
     };
+    let events = share(u64::from(backend.window.get()), EVENTS_MIN);
     Quota {
         partitions: u16::try_from(backend.partitions.get()).unwrap_or(bridge::inbound::PARTITIONS_MAX),
-        events: share(u64::from(backend.window.get()), EVENTS_MIN),
+        events,
         bytes: share(backend.window_bytes.as_u64(), BYTES_MIN),
-        connection_events: u16::try_from(backend.connection_window.get()).unwrap_or(u16::MAX),
+        connection_events: connection_events(backend.connection_window.get(), events),
         patience_ticks: ticks(backend.patience.max(Duration::from_millis(1))),
     }
 }
@@ -149,6 +157,14 @@ mod tests {
         let quotas =
             quotas("window = 1\nwindow_bytes = '64KiB'\nconnection_window = 1\npartitions = 1024", 64);
         assert_eq!((u64::from(quotas[0].events), u64::from(quotas[0].bytes)), (EVENTS_MIN, BYTES_MIN));
+    }
+
+    #[test]
+    fn one_connection_never_takes_the_whole_share_of_its_lane() {
+        for shards in [1, 2, 4, 16, 64] {
+            let quota = quotas("window = 2048", shards)[0];
+            assert!(u32::from(quota.connection_events) <= quota.events / 2, "{shards}: {quota:?}");
+        }
     }
 
     #[test]
