@@ -195,12 +195,12 @@ impl Thread {
         end: &SyncSender<(u16, io::Result<()>)>,
     ) {
         let number = self.number;
-        let listener = match self.listen() {
-            Ok((listener, address)) => {
+        let net = match self.listen() {
+            Ok((net, address)) => {
                 // The kernel queues for it from now on; a shard that is slow to start must not look closed.
                 self.stats.listening.set(1);
                 let _ = report.send(Ok(address));
-                listener
+                net
             }
             Err(mistake) => {
                 let _ = report.send(Err(mistake));
@@ -210,10 +210,11 @@ impl Thread {
         // No word: the start was called off.
         let Ok(blueprint) = word.recv() else { return };
         let mut last_words = LastWords { end, number, result: Some(Err(io::Error::other("it panicked"))) };
-        last_words.result = Some(self.work(listener, blueprint));
+        last_words.result = Some(self.work(net, blueprint));
     }
 
-    fn listen(&self) -> Result<(Listener, SocketAddr), String> {
+    /// Opens all that the shard has before its first connection: from the report on, its table grows by clients only.
+    fn listen(&self) -> Result<(SocketNet, SocketAddr), String> {
         descriptors::block_signals().map_err(|error| format!("cannot block signals: {error}"))?;
         if let Some(shared) = &self.keep {
             let mut keep = shared.clone();
@@ -225,15 +226,17 @@ impl Thread {
                 )
             })?;
         }
-        let listener = Listener::bind(self.address, self.backlog, self.notsent_lowat);
-        listener
-            .and_then(|listener| listener.address().map(|address| (listener, address)))
-            .map_err(|error| cannot_listen(self.address, &error))
+        self.bind().map_err(|error| cannot_listen(self.address, &error))
     }
 
-    fn work(self, mut listener: Listener, blueprint: Blueprint) -> io::Result<()> {
+    fn bind(&self) -> io::Result<(SocketNet, SocketAddr)> {
+        let mut listener = Listener::bind(self.address, self.backlog, self.notsent_lowat)?;
+        let address = listener.address()?;
         self.prepared.listen(&mut listener)?;
-        let net = SocketNet::new(self.prepared.registry()?, listener);
+        Ok((SocketNet::new(self.prepared.registry()?, listener), address))
+    }
+
+    fn work(self, net: SocketNet, blueprint: Blueprint) -> io::Result<()> {
         let shard = Shard::new(Parts {
             net,
             identity: Identity { shard: self.number, ..blueprint.identity },
