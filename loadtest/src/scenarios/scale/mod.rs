@@ -69,7 +69,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = parse_duration, default_value = "2s")]
     warm_up: Duration,
     /// Broadcasts to everybody, one after the other.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 9)]
     broadcasts: u32,
     /// Echoes per second beside the broadcasts, all bystanders together.
     #[arg(long, default_value_t = 2_000.0)]
@@ -173,7 +173,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     filled.tell(&mut report, args, reference.as_ref());
     held.tell(&mut report, args, reference.as_ref());
     tell_echo(&mut report, args, (&without, &with), &gathered);
-    told.tell(&mut report, args, reference.as_ref(), &gathered);
+    told.tell(&mut report, args, (reference.as_ref(), &held), &gathered);
     shared.conclude(&mut report, &gathered);
     Ok(report)
 }
@@ -202,19 +202,30 @@ struct Echoed {
     messages: u64,
 }
 
-/// Broadcasts, and a window of the same without any.
+/// Broadcasts, and what goes on without any.
 struct Told {
     usage: Usage,
+    /// After the last broadcast, when a server does what it put off: nobody echoes any more.
+    after: Usage,
+    /// Bystanders alone.
     quiet: Usage,
     deliveries: u64,
+}
+
+/// Traffic that has flowed.
+struct Flowed {
+    usage: Usage,
+    messages: u64,
+    /// Opened where the measured window ended.
+    after: Window,
 }
 
 impl Run<'_> {
     /// A closed window, which shows the rate, then an open one at a fixed rate, which shows the latency.
     fn echo(&self, setting: &str, open_rate: &mut Option<f64>) -> Result<Echoed, Failure> {
         self.progress.step(format!("echo, closed loop, {setting}"));
-        let (usage, messages) = self.traffic(None, |run| run.pass(run.args.echo_seconds))?;
-        let echoed = Echoed { usage, messages };
+        let flowed = self.traffic(None, |run| run.pass(run.args.echo_seconds))?;
+        let echoed = Echoed { usage: flowed.usage, messages: flowed.messages };
         let rate = *open_rate.get_or_insert((echoed.rate_per_s() * OPEN_SHARE).max(1.0));
         self.progress.step(format!("echo, open loop, {setting}"));
         self.traffic(Some(rate), |run| run.pass(run.args.echo_seconds))?;
@@ -226,7 +237,7 @@ impl Run<'_> {
         &self,
         rate: Option<f64>,
         measured: impl FnOnce(&Self) -> Result<(), Failure>,
-    ) -> Result<(Usage, u64), Failure> {
+    ) -> Result<Flowed, Failure> {
         let crew = &self.crew;
         crew.board().set_rate_per_s(rate);
         crew.set_phase(Phase::Warm);
@@ -236,10 +247,11 @@ impl Run<'_> {
         let window = Window::open(self.server, crew.board())?;
         measured(self)?;
         let usage = window.close(crew.board())?;
+        let after = Window::open(self.server, crew.board())?;
         let messages = crew.board().counts().received - begin;
         crew.set_phase(Phase::Settle);
         crew.wait_until(&self.progress, self.args.shared.patience, |counts| counts.received >= counts.sent)?;
-        Ok((usage, messages))
+        Ok(Flowed { usage, messages, after })
     }
 
     fn pass(&self, length: Duration) -> Result<(), Failure> {
@@ -286,10 +298,10 @@ impl Run<'_> {
     fn broadcast(&self) -> Result<Told, Failure> {
         let rate = Some(self.args.bystander_rate);
         self.progress.step("bystanders alone");
-        let (quiet, _) = self.traffic(rate, |run| run.pass(run.args.echo_seconds))?;
+        let quiet = self.traffic(rate, |run| run.pass(run.args.echo_seconds))?.usage;
         let before = self.hall.ledger.complete();
         self.progress.step("broadcasting");
-        let (usage, _) = self.traffic(rate, |run| {
+        let told = self.traffic(rate, |run| {
             for _ in 0..run.args.broadcasts {
                 run.hall.order();
                 run.crew.wake();
@@ -298,7 +310,10 @@ impl Run<'_> {
             Ok(())
         })?;
         let complete = self.hall.ledger.complete() - before;
-        Ok(Told { usage, quiet, deliveries: complete * u64::from(self.args.connections) })
+        self.pass(self.args.echo_seconds)?;
+        let after = told.after.close(self.crew.board())?;
+        let deliveries = complete * u64::from(self.args.connections);
+        Ok(Told { usage: told.usage, after, quiet, deliveries })
     }
 }
 
@@ -351,25 +366,29 @@ impl Echoed {
 }
 
 impl Told {
-    /// What the deliveries took beyond what goes on anyway, which the quiet window shows.
-    fn cpu_per_delivery_us(&self) -> Option<f64> {
-        let (cpu, quiet) = self.usage.server_cpu_s.zip(self.quiet.server_cpu_s)?;
-        let beyond_s = cpu - quiet * self.usage.seconds / self.quiet.seconds;
-        (self.deliveries > 0).then(|| beyond_s * 1e6 / self.deliveries as f64)
+    /// What the deliveries took beyond what goes on anyway, which the quiet windows show: heartbeats and echoes beside
+    /// them, heartbeats alone in the time after. Without that time a server that lets heartbeats wait until all are
+    /// told would have them for nothing.
+    fn cpu_per_delivery_us(&self, held: &Held) -> Option<f64> {
+        let beside_s = beyond_s(&self.usage, &self.quiet)?;
+        let after_s = beyond_s(&self.after, &held.usage)?;
+        (self.deliveries > 0).then(|| (beside_s + after_s) * 1e6 / self.deliveries as f64)
     }
 
     fn tell(
         &self,
         report: &mut Report,
         args: &Args,
-        reference: Option<&Reference>,
+        (reference, held): (Option<&Reference>, &Held),
         gathered: &Gathered<Part>,
     ) {
         report.figure("deliveries", self.deliveries as f64, Unit::Count);
         report.figure("deliveries_rate", self.deliveries as f64 / self.usage.seconds, Unit::PerSecond);
-        let cpu = self.usage.server_cpu_s.map(|cpu| cpu / self.usage.seconds * 100.0);
-        report.maybe("server_cpu_while_broadcasting", cpu, Unit::Percent);
-        let each = self.cpu_per_delivery_us();
+        for (name, usage) in [("while", &self.usage), ("after", &self.after)] {
+            let cpu = usage.server_cpu_s.map(|cpu| cpu / usage.seconds * 100.0);
+            report.maybe(format!("server_cpu_{name}_broadcasting"), cpu, Unit::Percent);
+        }
+        let each = self.cpu_per_delivery_us(held);
         report.maybe("server_cpu_per_delivery", each, Unit::Micros);
         let crowds = gathered.scenarios.iter().filter_map(Part::crowd);
         report.percentiles("time_to_last_byte", &merged(crowds.map(Crowd::to_last)));
@@ -382,6 +401,12 @@ impl Told {
         report.check("max-delivery-cpu-ratio", args.max_delivery_cpu_ratio, ratio);
         report.check("max-bystander-p99-us", args.max_bystander_p99_us, p99_us(&beside));
     }
+}
+
+/// Server CPU of a window beyond what as long a part of a quiet one takes, s.
+fn beyond_s(usage: &Usage, quiet: &Usage) -> Option<f64> {
+    let (cpu_s, quiet_s) = usage.server_cpu_s.zip(quiet.server_cpu_s)?;
+    Some(cpu_s - quiet_s * usage.seconds / quiet.seconds)
 }
 
 fn tell_echo(
@@ -412,4 +437,28 @@ fn window(gathered: &Gathered<Part>, number: usize) -> traffic::Latencies {
 /// A figure divided by the reference's.
 fn ratio(figure: Option<f64>, reference: Option<&Reference>, name: &str) -> Option<f64> {
     Some(figure? / reference?.figure(name).filter(|&other| other > 0.0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(seconds: f64, cpu_s: f64) -> Usage {
+        Usage { seconds, server_cpu_s: Some(cpu_s), busiest_client_percent: 0.0 }
+    }
+
+    #[test]
+    fn heartbeats_cost_a_delivery_the_same_whether_they_are_put_off_or_not() {
+        // Heartbeats take half a core, echoes a tenth, and a delivery 10 us.
+        let held = Held { usage: usage(100.0, 50.0), pings: 0, lost: 0 };
+        let told = |while_s, after_s| Told {
+            usage: usage(20.0, while_s),
+            after: usage(10.0, after_s),
+            quiet: usage(10.0, 6.0),
+            deliveries: 3_000_000,
+        };
+        let in_between = told(30.0 + 12.0, 5.0).cpu_per_delivery_us(&held).unwrap();
+        let put_off = told(30.0 + 2.0, 5.0 + 10.0).cpu_per_delivery_us(&held).unwrap();
+        assert!((in_between - 10.0).abs() < 1e-9 && (put_off - 10.0).abs() < 1e-9, "{in_between} {put_off}");
+    }
 }
