@@ -9,7 +9,7 @@ use backend::grpc::translate::RouteNames;
 use backend::grpc::{self, AuthorizeStats, Authorizer, Calls, Server, SessionStats, Sizes, TlsTexts};
 use backend::upstream::{Feed, Questions};
 use backend::{Intake, Publisher};
-use bridge::{Epoch, Mailbox, NodeName, Upstream};
+use bridge::{Epoch, Mailbox, NodeName, Quota, Upstream};
 use config::{AuthorizeCalls, Backend, MetadataValue, Settings};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -58,15 +58,20 @@ pub(crate) struct Around {
     mailboxes: Vec<Mailbox>,
     publisher: Publisher,
     live: Arc<Live>,
+    /// What a shard may hand to each upstream, by number.
+    quotas: Vec<Quota>,
 }
 
 impl Around {
     /// What the HTTP side knows, too.
     pub(crate) fn of(admin: &Admin) -> Self {
+        let mailboxes = admin.switchboard.mailboxes().to_vec();
+        let shards = u16::try_from(mailboxes.len()).unwrap_or(u16::MAX);
         Self {
             node: admin.node.clone(),
             epoch: admin.epoch,
-            mailboxes: admin.switchboard.mailboxes().to_vec(),
+            quotas: Upstreams::of(&admin.live.now().settings).quotas(shards),
+            mailboxes,
             publisher: admin.publisher.clone(),
             live: Arc::clone(&admin.live),
         }
@@ -141,11 +146,16 @@ impl Ready {
     }
 
     fn parts(self, around: &Around) -> (grpc::Parts, Authorizer) {
+        let mut sizes = self.sizes;
+        // What shards keep to is what the app server is told, whatever the configuration would allow.
+        if let Some(quota) = around.quotas.get(usize::from(self.upstream.0)) {
+            sizes.connection_events = quota.connection_events;
+        }
         let parts = grpc::Parts {
             upstream: self.upstream,
             node: around.node.clone(),
             epoch: around.epoch,
-            sizes: self.sizes,
+            sizes,
             calls: self.calls,
             payload_bytes_max: self.payload_bytes_max,
             grace: GRACE,

@@ -296,6 +296,30 @@ fn a_handler_that_hangs_for_one_connection_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn an_app_server_is_told_the_window_that_a_connection_has() {
+    let server = AppServer::start(Arc::new(|line, event| {
+        if !matches!(&event.occurrence, Some(event::Occurrence::Message(_))) {
+            line.ack(&event);
+        }
+    }));
+    // Two shards feed 16 partitions, so that no lane has more than the 8 events that are the least.
+    let gateway = gateway(&[server.address], "window = 64\npartitions = 16\nconnection_window = 32");
+    let mut client = gateway.client("/app");
+    for _ in 0..40 {
+        client.say("hello");
+    }
+    gateway.until("it waits", |metrics| {
+        metrics.value("gateway_connections_paused_by_reason{reason=\"window\"}") == 1.0
+    });
+    let (told, came) = server.look(|seen| {
+        let messages = seen.events.iter().filter(|event| text(event).is_some()).count();
+        (seen.hello.as_ref().map(|hello| hello.connection_window), messages)
+    });
+    assert_eq!((told, came), (Some(4), 4));
+    gateway.stop();
+}
+
+#[test]
 fn a_connection_that_is_not_answered_for_is_closed_and_its_end_is_told() {
     let server = AppServer::start(Arc::new(|line, event| {
         if text(&event) == Some("lost") {

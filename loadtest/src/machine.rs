@@ -5,12 +5,13 @@
 
 use std::fs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::probe::kib_field;
 
 /// The machine a figure was measured on.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Machine {
     /// Processor model.
     pub(crate) processor: String,
@@ -21,7 +22,7 @@ pub(crate) struct Machine {
     /// Memory, bytes.
     pub(crate) memory_bytes: u64,
     /// Version of this program, and the revision that it was built from where that is known.
-    pub(crate) loadtest: &'static str,
+    pub(crate) loadtest: String,
 }
 
 impl Machine {
@@ -41,7 +42,7 @@ impl Machine {
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             kernel,
             memory_bytes: kib_field(&meminfo, "MemTotal:").unwrap_or(0) * 1024,
-            loadtest: concat!(env!("CARGO_PKG_VERSION"), env!("LOADTEST_REVISION")),
+            loadtest: concat!(env!("CARGO_PKG_VERSION"), env!("LOADTEST_REVISION")).to_owned(),
         }
     }
 
@@ -52,7 +53,7 @@ impl Machine {
             ("processors", self.processors.to_string()),
             ("kernel", self.kernel.clone()),
             ("memory", format!("{:.1} GiB", self.memory_bytes as f64 / f64::from(1 << 30))),
-            ("loadtest", self.loadtest.to_owned()),
+            ("loadtest", self.loadtest.clone()),
         ];
         rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }

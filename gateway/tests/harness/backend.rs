@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use backend::proto::backend_server::{Backend, BackendServer};
 use backend::proto::command::Order;
 use backend::proto::{
-    Ack, AuthorizeRequest, AuthorizeResponse, Command, Event, FromGateway, GoAway, Message, Result as Done,
-    ToGateway, event, from_gateway, message, to_gateway,
+    Ack, AuthorizeRequest, AuthorizeResponse, Command, Event, FromGateway, GoAway, Hello, Message,
+    Result as Done, ToGateway, event, from_gateway, message, to_gateway,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -45,6 +45,8 @@ pub(crate) struct Seen {
     pub(crate) sessions: usize,
     /// Of the last session.
     pub(crate) metadata: MetadataMap,
+    /// What the gateway said first in it.
+    pub(crate) hello: Option<Hello>,
 }
 
 /// What an app server has beside sessions.
@@ -173,7 +175,8 @@ impl Backend for Service {
         tokio::spawn(async move {
             while let Ok(Some(FromGateway { content: Some(content) })) = stream.message().await {
                 match content {
-                    from_gateway::Content::Hello(_) => {
+                    from_gateway::Content::Hello(hello) => {
+                        seen.lock().unwrap().hello = Some(hello);
                         lines.lock().unwrap().push(line.clone());
                         line.say(to_gateway::Content::Ack(Ack::default()));
                     }

@@ -7,9 +7,11 @@ use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
+use crate::machine::Machine;
 use crate::report::rounded;
 use crate::results::{put, today};
 
@@ -45,6 +47,7 @@ fn section(text: &str) -> Result<String, String> {
 /// A report as it was read.
 struct Column {
     name: String,
+    machine: Machine,
     report: Value,
 }
 
@@ -70,7 +73,13 @@ impl Column {
             return Err(Failure::Asked(format!("{name}: not a report of this program")));
         }
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        Ok(Column { name: stem.unwrap_or(name), report })
+        Column::of(stem.unwrap_or_else(|| name.clone()), report)
+            .map_err(|error| Failure::Asked(format!("{name}: {error}")))
+    }
+
+    fn of(name: String, report: Value) -> Result<Column, serde_json::Error> {
+        let machine = Machine::deserialize(&report["machine"])?;
+        Ok(Column { name, machine, report })
     }
 
     fn figures(&self) -> impl Iterator<Item = &String> {
@@ -103,14 +112,9 @@ fn page(out: &mut String, date: &str, args: &Args, columns: &[Column]) -> fmt::R
     let scenario = first["scenario"].as_str().unwrap_or_default();
     let again = args.command.as_ref().map_or(String::new(), |command| format!(", by `{command}`"));
     writeln!(out, "Written by a run of `loadtest {scenario}`{again}, {date}.\n")?;
-    for (name, value) in first["machine"].as_object().into_iter().flatten() {
-        match (name.as_str(), value.as_f64()) {
-            ("memory_bytes", Some(bytes)) => {
-                writeln!(out, "* memory: {:.1} GiB", bytes / f64::from(1 << 30))?;
-            }
-            (_, Some(number)) => writeln!(out, "* {name}: {number}")?,
-            _ => writeln!(out, "* {name}: {}", value.as_str().unwrap_or_default())?,
-        }
+    let machine = columns.first().map_or_else(Machine::default, |column| column.machine.clone());
+    for (name, value) in machine.rows() {
+        writeln!(out, "* {name}: {value}")?;
     }
     bars(out, columns)?;
     let heads: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -176,10 +180,10 @@ mod tests {
     fn reports_stand_side_by_side_with_their_bars_and_their_faults() {
         let floor = json!({"scenario": "scale", "figures": {"a_us": 2.5, "b": 1_234_567.0}, "errors": {},
             "thresholds": [], "machine": {"processor": "P", "memory_bytes": 1_073_741_824_u64}});
-        let ours = json!({"figures": {"a_us": 3.0, "c": 0.25}, "errors": {"lost": 2},
+        let ours = json!({"machine": {}, "figures": {"a_us": 3.0, "c": 0.25}, "errors": {"lost": 2},
             "thresholds": [{"name": "max-a", "limit": 2.75, "value": 3.0, "kept": false}]});
         let columns =
-            [("floor", floor), ("ours", ours)].map(|(name, report)| Column { name: name.into(), report });
+            [("floor", floor), ("ours", ours)].map(|(name, report)| Column::of(name.into(), report).unwrap());
         let mut text = String::new();
         page(&mut text, "2000-01-31", &args(), &columns).unwrap();
         for line in [
