@@ -1,7 +1,7 @@
 //! Inbound events in core mode, by one task: handed to the socket, in order.
 //!
 //! Whatever happens, the feed is read on: the pump must not wait, or nothing else of the node would be carried. What waits
-//! here while the bus is away, or a stream has our subjects, is bounded by the shards' quota. A route that does not want to
+//! here while the bus is away, or a stream has our subjects, or may have them, is bounded by the shards' quota. A route that does not want to
 //! wait says so; its events are given up then, also those behind events of routes that do.
 
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ struct Round {
 
 /// Runs until there are no more events and none waits.
 pub(super) async fn run(teller: Teller, mut feed: Feed, mut settler: Settler) {
-    let (mut standing, mut captured) = (teller.link.watch(), teller.captured.clone());
+    let (mut standing, mut is_clear) = (teller.link.watch(), teller.is_clear.clone());
     let mut tick = tokio::time::interval(SETTLE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut waiting = VecDeque::new();
@@ -43,7 +43,7 @@ pub(super) async fn run(teller: Teller, mut feed: Feed, mut settler: Settler) {
             waiting.retain(|inbound| !gives_up(&teller, inbound, &mut settler));
             is_all_told = settler.flush();
         }
-        if under_way.is_empty() && is_up && !waiting.is_empty() && !*captured.borrow_and_update() {
+        if under_way.is_empty() && is_up && !waiting.is_empty() && *is_clear.borrow_and_update() {
             let events = waiting.drain(..waiting.len().min(ROUND_EVENTS_MAX)).collect();
             under_way.push(hand_over(&teller, events));
         }
@@ -68,7 +68,7 @@ pub(super) async fn run(teller: Teller, mut feed: Feed, mut settler: Settler) {
             }
             // Nobody looks after the link any more: the program ends.
             changed = standing.changed() => if changed.is_err() { return },
-            Ok(()) = captured.changed() => {}
+            Ok(()) = is_clear.changed() => {}
             _ = tick.tick(), if !is_all_told => is_all_told = settler.flush(),
         }
     }

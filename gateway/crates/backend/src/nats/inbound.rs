@@ -42,8 +42,8 @@ pub(super) struct Teller {
     pub(super) routes: Arc<Routes>,
     pub(super) closing: Closing,
     pub(super) stats: Arc<BusStats>,
-    /// Set while a stream captures a subject that core mode publishes to.
-    pub(super) captured: tokio::sync::watch::Receiver<bool>,
+    /// Set while no stream captures a subject that core mode publishes to, as far as is known.
+    pub(super) is_clear: tokio::sync::watch::Receiver<bool>,
 }
 
 /// Why an event did not get there.

@@ -4,8 +4,9 @@
 //! publishes, `inbound` tells events of routes, `replies` deliver to single connections,
 //! `peers` ask other nodes and hear them. Delivery between nodes is at most
 //! once, as core NATS is; inbound events are at least once where JetStream is asked for. Refuses to publish inbound events
-//! where a stream listens that nobody asked for: its acknowledgement would go to the client's address.
+//! where a stream listens that nobody asked for (`capture`): its acknowledgement would go to the client's address.
 
+mod capture;
 mod channels;
 mod closing;
 mod direct;
@@ -42,8 +43,6 @@ use crate::trouble::Trouble;
 
 /// How long the end waits for what is still on its way.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
-/// How often it is asked whether a stream captures what core mode publishes.
-const CAPTURE_EVERY: Duration = Duration::from_secs(5);
 
 /// What our headers may take of a message, in bytes: those of an event with the longest names there are.
 const HEADERS_BYTES_MAX: usize = 1024;
@@ -88,12 +87,13 @@ impl Nats {
             joint;
         let (link, watcher) = Link::connect(options, &stats).await?;
         let subjects = Subjects::new(&node);
-        let (capture, captured) = watch::channel(false);
-        if !options.jetstream
-            && link.standing().is_up
-            && let Some(stream) = first_captured(&link, &subjects, &routes).await
-        {
-            return Err(captured_advice(&stream));
+        // Until it is known that no stream takes them, events of core mode wait.
+        let (clear, is_clear) = watch::channel(false);
+        if !options.jetstream {
+            match capture::ask(&link, &subjects, &routes).await {
+                Ok(Some(stream)) => return Err(capture::advice(&stream)),
+                found => drop(clear.send_replace(found.is_ok())),
+            }
         }
         let replies = link.client.subscribe(subjects.connections()).await;
         let replies = replies.map_err(|error| format!("bus.nats: {error}"))?;
@@ -115,7 +115,7 @@ impl Nats {
             routes: Arc::clone(&routes),
             closing: Closing::new(switchboard.mailboxes().to_vec()),
             stats: Arc::clone(&stats),
-            captured,
+            is_clear,
         };
         let mut tasks = vec![
             watch(watcher, Arc::clone(&stats), Arc::clone(&beyond), Arc::clone(&routes)),
@@ -141,7 +141,7 @@ impl Nats {
         let last = if options.jetstream {
             tokio::spawn(teller.jetstream(feed, settler))
         } else {
-            tasks.push(tokio::spawn(watch_capture(link.clone(), subjects, routes, capture)));
+            tasks.push(tokio::spawn(capture::watch(link.clone(), subjects, routes, clear)));
             tokio::spawn(direct::run(teller, feed, settler))
         };
         Ok(Self { link, speaker, stats, beyond, nodes, last: Mutex::new(vec![last]), tasks })
@@ -274,40 +274,4 @@ async fn tell_gaps(link: Link, subjects: Subjects, node: Node, routes: Arc<Route
         }
         known = now;
     }
-}
-
-/// Holds inbound events of core mode up while a stream captures them.
-async fn watch_capture(link: Link, subjects: Subjects, routes: Arc<Routes>, capture: watch::Sender<bool>) {
-    loop {
-        tokio::time::sleep(CAPTURE_EVERY).await;
-        if !link.up().await {
-            return;
-        }
-        let stream = first_captured(&link, &subjects, &routes).await;
-        if let Some(stream) = &stream {
-            tracing::error!("inbound events wait: {}", captured_advice(stream));
-        }
-        capture.send_replace(stream.is_some());
-    }
-}
-
-/// The first stream that captures a subject of inbound events. A server without JetStream has none.
-async fn first_captured(link: &Link, subjects: &Subjects, routes: &Routes) -> Option<String> {
-    for route in routes.now().iter().filter(|route| route.tells_bus) {
-        let subject = subjects.inbound(&route.name, 0);
-        let question = serde_json::json!({ "subject": subject }).to_string();
-        let answer = link.client.request("$JS.API.STREAM.NAMES", question.into()).await.ok()?;
-        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).ok()?;
-        if let Some(stream) = answer["streams"].as_array().and_then(|streams| streams.first()) {
-            return Some(format!("{} ({subject})", stream.as_str().unwrap_or_default()));
-        }
-    }
-    None
-}
-
-fn captured_advice(stream: &str) -> String {
-    format!(
-        "bus.nats.jetstream is false, and the stream {stream} captures the subject of inbound events: its \
-         acknowledgements would reach clients. Set bus.nats.jetstream = true, or take the subject out of the stream."
-    )
 }

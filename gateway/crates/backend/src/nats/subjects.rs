@@ -120,6 +120,11 @@ impl Subjects {
         let _ = write!(subject, "{}.inbound.{route}.{partition}", self.prefix);
         subject
     }
+
+    /// Events of all partitions of a route.
+    pub(super) fn inbound_of_all(&self, route: &str) -> String {
+        format!("{}.inbound.{route}.*", self.prefix)
+    }
 }
 
 /// `Content-Type` of a kind.
