@@ -146,11 +146,12 @@ impl Cluster<'_> {
 
     async fn look(&mut self) {
         let losses = losses(self.admin);
-        let is_away = self.admin.publisher.bus().state() == BusState::Away;
+        let bus = self.admin.publisher.bus();
+        let is_away = bus.state() == BusState::Away;
         let was_lost = losses != self.losses;
         let is_back = !is_away && (self.was_away || was_lost);
         (self.losses, self.was_away) = (losses, is_away);
-        let lost = self.presence.judge(Instant::now(), is_away || was_lost);
+        let lost = self.presence.judge(Instant::now(), bus.is_deaf() || was_lost);
         // Those whose loss another observer told go without news.
         self.show();
         if is_back {

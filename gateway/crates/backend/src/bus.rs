@@ -59,6 +59,12 @@ pub trait Bus: Send + Sync {
     /// How it is.
     fn state(&self) -> BusState;
 
+    /// Whether nothing of other nodes can have been heard lately: it is away, or will turn out to be, since its server has
+    /// said nothing for [`crate::presence::DEAF_AFTER`]. Then nobody is judged by the silence.
+    fn is_deaf(&self) -> bool {
+        self.state() == BusState::Away
+    }
+
     /// Why it is away, when it is.
     fn trouble(&self) -> Option<Trouble>;
 

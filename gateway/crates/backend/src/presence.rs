@@ -1,6 +1,6 @@
 //! Which other nodes are there, judged by their beats. Pure: told what was heard and when, it says what to tell app servers.
 //!
-//! A node that is not heard for [`LOST_AFTER`] is lost. Whoever was deaf itself (the bus was away, or the process stood
+//! A node that is not heard for [`LOST_AFTER`] is lost. Whoever was deaf itself (the bus was away or silent, or the process stood
 //! still) does not judge by the silence: everybody gets the full time again. Several observers come to the same news with
 //! the same id; each waits a little time of its own first, and one that hears the news from another does not repeat it.
 //! Refuses to know more than [`NODES_MAX`] nodes.
@@ -16,7 +16,12 @@ use crate::peers::{Beat, Fate, News};
 pub const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// Three beats that did not come, and half of one.
 pub const LOST_AFTER: Duration = Duration::from_secs(7);
-/// Most that an observer waits beyond that.
+/// So long may a bus that is well hear nothing of its server: it asks for a word at least as often as nodes beat. Beyond that
+/// it is deaf, and whoever is heard again then has the time for another beat left.
+pub const DEAF_AFTER: Duration = Duration::from_secs(3);
+const _: () = assert!(BEAT_EVERY.as_millis() < DEAF_AFTER.as_millis());
+const _: () = assert!(DEAF_AFTER.as_millis() + 2 * BEAT_EVERY.as_millis() <= LOST_AFTER.as_millis());
+/// Most that an observer waits beyond [`LOST_AFTER`].
 const PATIENCE_MS: u64 = 1000;
 /// Other nodes that are known at once; those beyond are not seen, and the log says so.
 pub const NODES_MAX: usize = 1024;

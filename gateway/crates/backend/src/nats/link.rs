@@ -5,7 +5,7 @@
 //! about it, and tried again more rarely than one that is only gone: each attempt costs both sides a handshake.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -15,12 +15,18 @@ use tokio::time::Instant;
 
 use super::Options;
 use crate::bus_stats::BusStats;
+use crate::presence::{DEAF_AFTER, LOST_AFTER};
 use crate::trouble::Trouble;
 
 /// Complaints of the server are told at most so often.
 const COMPLAINTS_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked at beside what the library tells, because that may be lost.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// After so much silence the server is asked for a word. The library gives a link up when it would have to ask for the third
+/// time without an answer: before anybody takes the others for lost, whom it cannot hear.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const GIVEN_UP_AFTER: Duration = PING_EVERY.saturating_mul(3);
+const _: () = assert!(GIVEN_UP_AFTER.as_millis() < LOST_AFTER.as_millis());
 /// How long a start waits for a server.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Messages of one subscription that may wait for its task. A slower task loses what comes, counted as overrun.
@@ -60,9 +66,15 @@ struct Heard {
     trouble: Mutex<Option<Trouble>>,
     /// When the server's complaints were last told, and how many have not been since.
     complaints: Mutex<(Option<Instant>, u64)>,
+    /// When the server was last heard, as far as has been looked.
+    last_word: Mutex<Option<Instant>>,
 }
 
 impl Heard {
+    fn last_word(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.last_word.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn trouble(&self) -> Option<Trouble> {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,6 +144,12 @@ impl Link {
         (!self.standing().is_up).then(|| self.heard.trouble().unwrap_or(Trouble::Unreachable))
     }
 
+    /// Whether nobody can have been heard lately: it does not stand, or the server says nothing though it has been asked.
+    pub(super) fn is_deaf(&self) -> bool {
+        let last_word = *self.heard.last_word();
+        !self.standing().is_up || last_word.is_some_and(|last_word| last_word.elapsed() > DEAF_AFTER)
+    }
+
     /// How it stands.
     pub(super) fn standing(&self) -> Standing {
         *self.standing.borrow()
@@ -185,8 +203,14 @@ impl Watcher {
     /// Runs for as long as the program does. `told` is called at every change.
     pub(super) async fn run(self, mut told: impl FnMut(Standing)) {
         let mut known = *self.standing.borrow();
+        let mut heard_bytes = 0;
         told(known);
         loop {
+            let in_bytes = self.client.statistics().in_bytes.load(Ordering::Relaxed);
+            if in_bytes != heard_bytes {
+                heard_bytes = in_bytes;
+                *self.heard.last_word() = Some(Instant::now());
+            }
             // Only wakes sooner than the look that comes anyhow.
             let _ = tokio::time::timeout(LOOK_EVERY, self.heard.news.notified()).await;
             let heard = self.heard.losses.load(Ordering::Relaxed);
@@ -254,7 +278,7 @@ fn connect_options(
         .skip_subject_validation(true)
         .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
         .client_capacity(CLIENT_COMMANDS_MAX)
-        .ping_interval(Duration::from_secs(10))
+        .ping_interval(PING_EVERY)
         // Chooses none: it is where the library shows how the last attempts ended.
         .reconnect_to_server_callback(move |servers, _| {
             looks.look_at(&servers);

@@ -157,6 +157,10 @@ impl Bus for Nats {
         if self.link.standing().is_up { BusState::Up } else { BusState::Away }
     }
 
+    fn is_deaf(&self) -> bool {
+        self.link.is_deaf()
+    }
+
     fn trouble(&self) -> Option<Trouble> {
         self.link.trouble()
     }

@@ -6,7 +6,7 @@ mod node;
 
 use std::sync::Arc;
 
-use backend::PublishError;
+use backend::{BusState, PublishError};
 use bridge::message::Bytes;
 use bridge::{Channel, Kind, Message};
 
@@ -182,4 +182,16 @@ async fn what_an_app_server_says_without_a_kind_is_left_to_routes(which: Which) 
     }
     pair.there().until("both are heard", |node| node.heard.len() == 3).await;
     assert_eq!(pair.there().undeclared, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nats_node_is_deaf_when_its_server_says_nothing_and_before_it_gives_the_link_up() {
+    let mut pair = Pair::start(Which::Nats).await;
+    assert!(!pair.here().bus.is_deaf());
+    pair.freeze(true);
+    pair.here().until("it is deaf", |node| node.bus.is_deaf()).await;
+    assert_eq!(pair.here().bus.state(), BusState::Up);
+    pair.freeze(false);
+    pair.here().until("it hears again", |node| !node.bus.is_deaf()).await;
+    assert_eq!(pair.here().bus.stats().unwrap().losses.value(), 0);
 }

@@ -34,7 +34,7 @@ impl Wake for Deaf {
 
 /// One node with two shards.
 pub(crate) struct Node {
-    bus: Arc<dyn Bus>,
+    pub(crate) bus: Arc<dyn Bus>,
     pub(crate) switchboard: Arc<Switchboard>,
     inboxes: Vec<Inbox>,
     /// What came, oldest first.
@@ -98,6 +98,13 @@ impl Pair {
                 redis::cmd("PUBLISH").arg(name).arg(payload).exec_async(&mut redis).await.unwrap();
             }
         }
+    }
+
+    /// Stops the server where it stands, or lets it go on.
+    pub(crate) fn freeze(&self, freezes: bool) {
+        let server = self.server.as_ref().expect("a bus with a server");
+        let (signal, id) = (if freezes { "-STOP" } else { "-CONT" }, server.child.id().to_string());
+        assert!(Process::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
     /// Waits until the hearing node has so many subscriptions, and the server knows.
