@@ -4,7 +4,7 @@
 //! A server that does not let us in when we start is a mistake, and the program ends. Later it is told once, with what to do
 //! about it, and tried again more rarely than one that is only gone: each attempt costs both sides a handshake.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,7 +60,6 @@ pub(super) struct Link {
 
 #[derive(Default)]
 struct Heard {
-    losses: AtomicU64,
     news: Notify,
     /// What the last attempts came to.
     trouble: Mutex<Option<Trouble>>,
@@ -213,24 +212,27 @@ impl Watcher {
             }
             // Only wakes sooner than the look that comes anyhow.
             let _ = tokio::time::timeout(LOOK_EVERY, self.heard.news.notified()).await;
-            let heard = self.heard.losses.load(Ordering::Relaxed);
+            let connects = self.client.statistics().connects.load(Ordering::Relaxed);
             let is_up = self.client.connection_state() == State::Connected;
-            let unheard = known.is_up && !is_up && heard <= known.losses;
-            let losses = if unheard { known.losses + 1 } else { heard.max(known.losses) };
+            let losses = losses(known, is_up, connects);
             // Another server may take less.
             let message_bytes_max =
                 if is_up { Some(self.client.max_payload()) } else { known.message_bytes_max };
             let now = Standing { is_up, losses, message_bytes_max };
             if now != known {
-                if unheard {
-                    self.heard.losses.fetch_max(losses, Ordering::Relaxed);
-                }
                 known = now;
                 self.standing.send_replace(now);
                 told(now);
             }
         }
     }
+}
+
+/// How often it was lost, by how it stands and how often it was connected: whatever the library tells besides may be lost,
+/// and a link that was lost can be back before anybody looks.
+fn losses(known: Standing, is_up: bool, connects: u64) -> u64 {
+    let seen = known.losses + u64::from(known.is_up && !is_up);
+    if is_up { seen.max(connects.saturating_sub(1)) } else { seen }
 }
 
 fn is_a_mistake(kind: ConnectErrorKind, problem: &str) -> bool {
@@ -291,11 +293,7 @@ fn connect_options(
         })
         .event_callback(move |event| {
             match event {
-                Event::Disconnected => {
-                    heard.losses.fetch_add(1, Ordering::Relaxed);
-                    heard.news.notify_one();
-                }
-                Event::Connected => heard.news.notify_one(),
+                Event::Disconnected | Event::Connected => heard.news.notify_one(),
                 // Nothing else is one before the connection stands.
                 Event::ClientError(_) => stats.connects_failed.add(1),
                 Event::SlowConsumer(_) => stats.overrun.add(1),
@@ -318,6 +316,18 @@ mod tests {
     use std::future::{pending, ready};
 
     use super::*;
+
+    #[test]
+    fn a_loss_that_nobody_saw_is_known_by_the_connections_that_were_made_and_each_counts_once() {
+        let standing = |is_up, losses| Standing { is_up, losses, ..Standing::default() };
+        assert_eq!(losses(standing(false, 0), false, 0), 0, "never there");
+        assert_eq!(losses(standing(false, 0), true, 1), 0, "there for the first time");
+        assert_eq!(losses(standing(true, 0), true, 2), 1, "lost and back before the look");
+        assert_eq!(losses(standing(true, 0), false, 1), 1, "seen");
+        assert_eq!(losses(standing(false, 1), false, 2), 1, "being connected, which is not told yet");
+        assert_eq!(losses(standing(false, 1), true, 2), 1, "seen before");
+        assert_eq!(losses(standing(false, 1), true, 3), 2, "one seen, one not");
+    }
 
     #[tokio::test]
     async fn nobody_waits_for_a_bus_that_is_away_or_lost_meanwhile() {
