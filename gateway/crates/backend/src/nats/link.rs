@@ -48,6 +48,9 @@ pub(super) struct Standing {
     pub(super) losses: u64,
     /// Bytes of headers and payload that the server takes in a message; `None` before one has said so.
     pub(super) message_bytes_max: Option<usize>,
+    /// When the server was last heard before the last loss, or we began to call it, in milliseconds since 1970. What came
+    /// later reached nobody, though it was noticed later still.
+    pub(super) heard_until_ms: u64,
 }
 
 /// A clone is another handle of the same.
@@ -109,7 +112,13 @@ impl Heard {
 
 impl Link {
     /// Connects. A server that is not there is waited for in the background; one that does not let us in is a mistake.
-    pub(super) async fn connect(options: &Options, stats: &Arc<BusStats>) -> Result<(Self, Watcher), String> {
+    /// `wall_ms` tells milliseconds since 1970.
+    pub(super) async fn connect(
+        options: &Options,
+        stats: &Arc<BusStats>,
+        wall_ms: fn() -> u64,
+    ) -> Result<(Self, Watcher), String> {
+        let began_ms = wall_ms();
         let heard = Arc::<Heard>::default();
         let servers: Vec<String> = options.servers.clone();
         let named = servers.join(", ");
@@ -133,9 +142,10 @@ impl Link {
             is_up,
             losses: 0,
             message_bytes_max: is_up.then(|| client.max_payload()),
+            heard_until_ms: began_ms,
         });
         let link = Self { client: client.clone(), standing: watched, heard: Arc::clone(&heard) };
-        Ok((link, Watcher { client, heard, standing }))
+        Ok((link, Watcher { client, heard, standing, wall_ms }))
     }
 
     /// Why it does not stand, if so.
@@ -196,29 +206,34 @@ pub(super) struct Watcher {
     client: Client,
     heard: Arc<Heard>,
     standing: watch::Sender<Standing>,
+    wall_ms: fn() -> u64,
 }
 
 impl Watcher {
     /// Runs for as long as the program does. `told` is called at every change.
     pub(super) async fn run(self, mut told: impl FnMut(Standing)) {
         let mut known = *self.standing.borrow();
-        let mut heard_bytes = 0;
+        let statistics = self.client.statistics();
+        let (mut heard_bytes, mut heard_ms, mut looked_ms) = (0, (self.wall_ms)(), (self.wall_ms)());
         told(known);
         loop {
-            let in_bytes = self.client.statistics().in_bytes.load(Ordering::Relaxed);
-            if in_bytes != heard_bytes {
-                heard_bytes = in_bytes;
-                *self.heard.last_word() = Some(Instant::now());
-            }
             // Only wakes sooner than the look that comes anyhow.
             let _ = tokio::time::timeout(LOOK_EVERY, self.heard.news.notified()).await;
-            let connects = self.client.statistics().connects.load(Ordering::Relaxed);
+            let connects = statistics.connects.load(Ordering::Relaxed);
             let is_up = self.client.connection_state() == State::Connected;
             let losses = losses(known, is_up, connects);
+            let heard_until_ms = if losses > known.losses { heard_ms } else { known.heard_until_ms };
+            let in_bytes = statistics.in_bytes.load(Ordering::Relaxed);
+            if in_bytes != heard_bytes {
+                // When it said that is known from look to look only: the earlier end is the safe one.
+                (heard_bytes, heard_ms) = (in_bytes, looked_ms);
+                *self.heard.last_word() = Some(Instant::now());
+            }
+            looked_ms = (self.wall_ms)();
             // Another server may take less.
             let message_bytes_max =
                 if is_up { Some(self.client.max_payload()) } else { known.message_bytes_max };
-            let now = Standing { is_up, losses, message_bytes_max };
+            let now = Standing { is_up, losses, message_bytes_max, heard_until_ms };
             if now != known {
                 known = now;
                 self.standing.send_replace(now);

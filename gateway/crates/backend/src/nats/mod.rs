@@ -85,7 +85,7 @@ impl Nats {
     pub async fn start(options: &Options, joint: Joint) -> Result<Self, String> {
         let Joint { node, switchboard, beyond, interests, outgoing, incoming, feed, settler, routes, stats } =
             joint;
-        let (link, watcher) = Link::connect(options, &stats).await?;
+        let (link, watcher) = Link::connect(options, &stats, node.wall_ms).await?;
         let subjects = Subjects::new(&node);
         // Until it is known that no stream takes them, events of core mode wait.
         let (clear, is_clear) = watch::channel(false);
@@ -251,11 +251,11 @@ fn tell_of_size(server_takes: usize, routes: &[RouteOnBus]) {
 async fn tell_gaps(link: Link, subjects: Subjects, node: Node, routes: Arc<Routes>, mailboxes: Vec<Mailbox>) {
     let mut standing = link.watch();
     let mut known = *standing.borrow_and_update();
-    let mut since = (node.wall_ms)();
+    let mut since = known.heard_until_ms;
     while standing.changed().await.is_ok() {
         let now = *standing.borrow_and_update();
         if known.is_up && (!now.is_up || now.losses > known.losses) {
-            since = (node.wall_ms)();
+            since = now.heard_until_ms;
             tracing::warn!("the bus is away: nats");
         }
         if now.is_up && (!known.is_up || now.losses > known.losses) {
