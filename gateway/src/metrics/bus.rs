@@ -19,7 +19,7 @@ const COUNTERS: [Figure; 18] = [
     ("gateway_bus_forwards_left_out_total", |s| s.left_out.value(), "Messages for channels that the bus was not there for, or that are larger than it takes."),
     ("gateway_bus_received_total", |s| s.received.value(), "Messages taken from the bus for subscribers or connections of this node."),
     ("gateway_bus_undelivered_total", |s| s.undelivered.value(), "Messages taken from the bus that found no room in a shard's mailbox in time."),
-    ("gateway_bus_overrun_total", |s| s.overrun.value(), "Messages that came from the bus faster than they were taken and were dropped by its client; at least so many."),
+    ("gateway_bus_overrun_total", |s| s.overrun.value(), "Messages that came from the bus faster than they were taken and were dropped at a bound; at least so many."),
     ("gateway_bus_own_copies_total", |s| s.own_copies.value(), "Own messages that came back from the bus."),
     ("gateway_bus_malformed_total", |s| s.malformed.value(), "Messages from the bus whose subject, id or content is not ours."),
     ("gateway_bus_stale_total", |s| s.stale.value(), "Messages from the bus to a connection of another life of this node."),

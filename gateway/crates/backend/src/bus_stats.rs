@@ -43,7 +43,8 @@ bus_stats! {
     received,
     /// Messages taken from the bus that found no room in a mailbox in time.
     undelivered,
-    /// Messages that the client library dropped because they came faster than they were taken; a lower bound.
+    /// Messages that were dropped at a bound, ours or the client library's, because they came faster than they were taken; a
+    /// lower bound.
     overrun,
     /// Our own copies that came back.
     own_copies,

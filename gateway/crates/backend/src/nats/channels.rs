@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::link::Link;
 use super::subjects::{self, Subjects, content_type, message_of};
+use crate::arrivals::{Arrivals, Queue};
 use crate::bus_stats::BusStats;
 use crate::incoming::Incoming;
 use crate::interests::{Interests, reconcile};
@@ -80,13 +81,9 @@ impl Subscriptions {
     }
 }
 
-/// Delivers what comes by all subscriptions, in the order of each.
-pub(super) async fn listen(
-    mut ears: mpsc::Receiver<Ear>,
-    subjects: Subjects,
-    mut incoming: Incoming,
-    stats: Arc<BusStats>,
-) {
+/// Hears what comes by all subscriptions, in the order of each. Never waits for shards: what waits does so in the queue, where
+/// it is bounded, and not with the library, which bounds no bytes.
+pub(super) async fn listen(mut ears: mpsc::Receiver<Ear>, arrivals: Arrivals<async_nats::Message>) {
     let mut all: SelectAll<Ear> = SelectAll::new();
     loop {
         tokio::select! {
@@ -95,13 +92,26 @@ pub(super) async fn listen(
                 None => return,
             },
             Some(message) = all.next(), if !all.is_empty() => {
-                deliver(&message, &subjects, &mut incoming, &stats).await;
+                let bytes = message.length;
+                let _ = arrivals.offer(message, bytes);
             }
         }
     }
 }
 
-async fn deliver(
+/// Delivers what was heard, in its order.
+pub(super) async fn deliver(
+    mut queue: Queue<async_nats::Message>,
+    subjects: Subjects,
+    mut incoming: Incoming,
+    stats: Arc<BusStats>,
+) {
+    while let Some(message) = queue.next().await {
+        deliver_one(&message, &subjects, &mut incoming, &stats).await;
+    }
+}
+
+async fn deliver_one(
     message: &async_nats::Message,
     subjects: &Subjects,
     incoming: &mut Incoming,

@@ -34,7 +34,9 @@ use self::inbound::Teller;
 use self::link::{Link, Standing, Watcher};
 pub use self::login::Login;
 use self::peers::Nodes;
+use self::replies::{Answers, Replies};
 use self::subjects::Subjects;
+use crate::arrivals::Arrivals;
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
 use crate::joint::{Joint, Node, RouteOnBus, Routes, close_gap};
@@ -95,11 +97,13 @@ impl Nats {
                 found => drop(clear.send_replace(found.is_ok())),
             }
         }
-        let replies = link.client.subscribe(subjects.connections()).await;
-        let replies = replies.map_err(|error| format!("bus.nats: {error}"))?;
+        let answers = Answers::new(link.clone());
+        let (of_connections, to_connections) = Arrivals::new(&stats);
+        let replies = Replies::subscribe(&link, &subjects, &answers, of_connections, &stats).await?;
         let (nodes, listener) = Nodes::subscribe(&link, &subjects, &stats).await?;
         let speaker = Speaker::new(link.clone(), subjects.clone(), &node, Arc::clone(&stats));
         let (ears, heard) = Subscriptions::ears();
+        let (of_channels, to_channels) = Arrivals::new(&stats);
         let subscriptions = Subscriptions {
             link: link.clone(),
             subjects: subjects.clone(),
@@ -121,15 +125,16 @@ impl Nats {
             watch(watcher, Arc::clone(&stats), Arc::clone(&beyond), Arc::clone(&routes)),
             tokio::spawn(subscriptions.run()),
             tokio::spawn(listener.run()),
-            tokio::spawn(channels::listen(heard, subjects.clone(), incoming.clone(), Arc::clone(&stats))),
-            tokio::spawn(speaker.clone().carry(outgoing)),
-            tokio::spawn(replies::deliver(
-                replies,
-                link.clone(),
+            tokio::spawn(channels::listen(heard, of_channels)),
+            tokio::spawn(channels::deliver(
+                to_channels,
                 subjects.clone(),
-                incoming,
+                incoming.clone(),
                 Arc::clone(&stats),
             )),
+            tokio::spawn(speaker.clone().carry(outgoing)),
+            tokio::spawn(replies.listen()),
+            tokio::spawn(answers.deliver(to_connections, incoming)),
             tokio::spawn(tell_gaps(
                 link.clone(),
                 subjects.clone(),

@@ -117,7 +117,7 @@ impl Listener {
                 // Those about nodes do not queue behind messages: a node that is late seems lost.
                 match keys.about_nodes(&name) {
                     Some(what) => ears.hear(what, payload),
-                    None => received.offer(name, payload),
+                    None => received.take(name, payload),
                 }
             }
         }

@@ -82,7 +82,7 @@ impl RedisBus {
         let keys = Keys::new(&node.prefix, &node.name, node.epoch);
         let health = Arc::new(Health::new(beyond, Arc::clone(&stats), node.wall_ms));
         let writer = Writer { node: node.name.clone(), epoch: node.epoch };
-        let (received, queue) = deliver::queue(&stats);
+        let (received, queue) = deliver::Received::new(&stats);
         let (forwards, forwarded) = mpsc::channel(publish::FORWARDS_MAX);
         let (words, said) = mpsc::channel(publish::WORDS_MAX);
         let (nodes, ears) = Nodes::new(&keys, &health, &forwards, words, &stats);
