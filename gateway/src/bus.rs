@@ -48,7 +48,7 @@ impl BusEnds {
             BusKind::Redis => {
                 let entries = u64::from(settings.bus_redis.stream_entries.get());
                 let started = RedisBus::start(joint, redis_server(settings), entries);
-                started.map_err(|problem| format!("bus.redis: {problem}"))?
+                started.await.map_err(|problem| format!("bus.redis: {problem}"))?
             }
         };
         Ok((bus, Some(intake)))

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -17,15 +18,33 @@ pub(crate) struct RedisServer {
     /// Where it listens, on loopback.
     pub(crate) port: u16,
     folder: TempDir,
+    arguments: Vec<String>,
 }
 
 impl RedisServer {
     /// One that writes down what it is told before it answers.
     #[track_caller]
     pub(crate) fn start() -> Self {
-        let mut server = Self { child: None, port: free_port(), folder: tempfile::tempdir().unwrap() };
+        Self::start_with(&[])
+    }
+
+    /// One with further arguments.
+    #[track_caller]
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        let port = free_port();
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { child: None, port, folder: tempfile::tempdir().unwrap(), arguments };
         server.run();
         server
+    }
+
+    /// One that speaks TLS alone, by this certificate and key, and believes this authority.
+    #[track_caller]
+    pub(crate) fn start_secure((certificate, key): &(PathBuf, PathBuf), authority: &Path) -> Self {
+        let files = [certificate, key, authority].map(|file| file.to_str().unwrap());
+        let [certificate, key, authority] = files;
+        let names = ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", authority];
+        Self::start_with(&[&["--port", "0"], &names[..]].concat())
     }
 
     /// Starts it (again) on the same port and with the same files.
@@ -34,11 +53,18 @@ impl RedisServer {
         assert!(self.child.is_none(), "it runs already");
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
-        command.args(["--port", &self.port.to_string(), "--dir"]).arg(self.folder.path());
+        let is_secure = self.arguments.iter().any(|argument| argument == "--tls-cert-file");
+        let port = if is_secure { "--tls-port" } else { "--port" };
+        command.args([port, &self.port.to_string(), "--dir"]).arg(self.folder.path());
+        command.args(&self.arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server, which `make tools` installs"));
         let port = self.port;
-        eventually("redis-server answers", || Redis::try_connect(port));
+        if is_secure {
+            eventually("redis-server listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        } else {
+            eventually("redis-server answers", || Redis::try_connect(port));
+        }
     }
 
     /// Kills it at once, as a power cut would.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Options;
 use crate::bus_stats::BusStats;
 use crate::presence::{DEAF_AFTER, LOST_AFTER};
-use crate::trouble::Trouble;
+use crate::trouble::{Keys, Trouble};
 
 /// Complaints of the server are told at most so often.
 const COMPLAINTS_EVERY: Duration = Duration::from_secs(5);
@@ -39,6 +39,14 @@ const CLIENT_COMMANDS_MAX: usize = 2048;
 const RETRY_MS: u64 = 20;
 const DOUBLED_MAX: usize = 4;
 const DOUBLED_WHEN_REFUSED_MAX: usize = 8;
+
+/// The keys that mend what keeps us out.
+const KEYS: Keys = Keys {
+    section: "bus.nats",
+    server: "servers",
+    scheme: "tls://",
+    login: "bus.nats.credentials_file, token_file or user_file",
+};
 
 /// How it stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,7 +113,7 @@ impl Heard {
             && trouble != before
             && trouble != Some(Trouble::Unreachable)
         {
-            let advice = advice(problem);
+            let advice = KEYS.advice(problem);
             tracing::error!(%server, problem, advice, "a NATS server does not let us in; it is tried again");
         }
     }
@@ -129,7 +137,10 @@ impl Link {
             Ok(Ok(client)) => client,
             Ok(Err(error)) if is_a_mistake(error.kind(), &error.to_string()) => {
                 let problem = error.to_string();
-                return Err(format!("bus.nats: {named} does not let us in: {problem}; {}", advice(&problem)));
+                return Err(format!(
+                    "bus.nats: {named} does not let us in: {problem}; {}",
+                    KEYS.advice(&problem)
+                ));
             }
             Ok(Err(_)) | Err(_) => {
                 tracing::warn!(servers = %named, "no NATS server answers; the bus is away until one does");
@@ -253,29 +264,6 @@ fn losses(known: Standing, is_up: bool, connects: u64) -> u64 {
 
 fn is_a_mistake(kind: ConnectErrorKind, problem: &str) -> bool {
     kind == ConnectErrorKind::ServerParse || Trouble::of(problem) != Trouble::Unreachable
-}
-
-/// What to do about it.
-fn advice(problem: &str) -> &'static str {
-    let says = |word: &str| problem.contains(word);
-    match Trouble::of(problem) {
-        Trouble::Unreachable => "see bus.nats.servers",
-        Trouble::Login => "see bus.nats.credentials_file, token_file or user_file, and whom the server knows",
-        Trouble::Tls if says("UnknownIssuer") => {
-            "its certificate is signed by nobody that we believe: set bus.nats.ca_file to the PEM file of its authority"
-        }
-        Trouble::Tls if says("not valid for") || says("NotValidForName") => {
-            "its certificate is for another name: bus.nats.servers has to name it as its certificate does"
-        }
-        Trouble::Tls if says("corrupt message") => {
-            "it does not speak TLS, which tls:// in bus.nats.servers and bus.nats.ca_file ask for: take those out, or give \
-             the server a certificate"
-        }
-        Trouble::Tls if says("alert") => {
-            "it wants a certificate of ours that it believes: see bus.nats.certificate_file and key_file"
-        }
-        Trouble::Tls => "see bus.nats.ca_file, certificate_file and key_file",
-    }
 }
 
 fn connect_options(

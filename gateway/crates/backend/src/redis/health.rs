@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bridge::Beyond;
 use tokio::sync::watch;
 
+use super::knock;
 use super::link::Problem;
 use super::streams::Gap;
 use crate::bus::BusState;
 use crate::bus_stats::BusStats;
+use crate::trouble::Trouble;
 
 /// A connection of the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub(crate) struct Health {
 
 struct Inner {
     problems: [Option<Problem>; PARTS],
+    /// The refusal that was told last, until the bus is up again.
+    refused: Option<Trouble>,
     is_up: bool,
     /// When it was lost; `None` before it was up for the first time.
     lost_at_ms: Option<u64>,
@@ -55,7 +59,7 @@ impl Health {
     pub(crate) fn new(beyond: Arc<Beyond>, stats: Arc<BusStats>, wall_ms: fn() -> u64) -> Self {
         beyond.cut_off(true);
         let problems = [const { Some(String::new()) }; PARTS];
-        let inner = Mutex::new(Inner { problems, is_up: false, lost_at_ms: None });
+        let inner = Mutex::new(Inner { problems, refused: None, is_up: false, lost_at_ms: None });
         let standing = watch::Sender::new(Standing::default());
         Self { inner, standing, gap: watch::Sender::new(None), beyond, stats, wall_ms }
     }
@@ -68,6 +72,7 @@ impl Health {
             return;
         }
         inner.is_up = true;
+        inner.refused = None;
         self.standing.send_modify(|standing| standing.is_up = true);
         self.beyond.cut_off(false);
         let Some(from_ms) = inner.lost_at_ms else {
@@ -98,6 +103,7 @@ impl Health {
         if !was_up && inner.lost_at_ms.is_none() && inner.problems.iter().flatten().all(String::is_empty) {
             tracing::warn!(%problem, "no Redis server answers; the bus is away until one does");
         }
+        tell_of_refusal(&mut inner.refused, &problem);
         inner.problems[part as usize] = Some(problem);
     }
 
@@ -124,6 +130,16 @@ impl Health {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells once of a server that is there and refuses us, which does not pass by itself.
+fn tell_of_refusal(told: &mut Option<Trouble>, problem: &str) {
+    let trouble = Trouble::of(problem);
+    if trouble != Trouble::Unreachable && *told != Some(trouble) {
+        *told = Some(trouble);
+        let advice = knock::advice(problem);
+        tracing::error!(problem, advice, "the Redis server does not let us in; it is tried again");
     }
 }
 

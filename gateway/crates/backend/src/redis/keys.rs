@@ -59,6 +59,11 @@ impl Keys {
         [&self.channel, channel.as_str()].concat()
     }
 
+    /// The name of some channel.
+    pub(crate) fn any_channel(&self) -> String {
+        [&self.channel, "any"].concat()
+    }
+
     /// What a node listens to whatever its clients want.
     pub(crate) fn of_the_node(&self) -> Vec<&str> {
         let of_nodes = self.of_nodes.iter().map(|(name, _)| &**name);

@@ -80,6 +80,13 @@ impl Link {
         Self { server }
     }
 
+    /// The server as the configuration names it.
+    pub(crate) fn name(&self) -> String {
+        let Server { host, port, tls, .. } = &self.server;
+        let scheme = if tls.is_some() { "rediss" } else { "redis" };
+        format!("{scheme}://{host}:{port}")
+    }
+
     /// One connection.
     pub(crate) async fn connect(&self) -> Result<Connected, Problem> {
         self.connect_to_hear(|_| ()).await

@@ -12,6 +12,7 @@ mod health;
 mod hold;
 mod inbound;
 mod keys;
+mod knock;
 mod link;
 mod listen;
 mod orders;
@@ -70,16 +71,18 @@ struct Tasks {
 }
 
 impl RedisBus {
-    /// Starts it on the current runtime; it connects by and by. `stream_entries` bounds each stream.
+    /// Starts it on the current runtime, when it has been tried whether the server lets us in; it connects by and by.
+    /// `stream_entries` bounds each stream.
     ///
     /// # Errors
-    /// Says, for people, what is wrong with the settings. A server that is away is no error.
-    pub fn start(joint: Joint, server: Server, stream_entries: u64) -> Result<Arc<Self>, String> {
+    /// Says, for people, what is wrong with the settings, or why the server refuses us. A server that is away is no error.
+    pub async fn start(joint: Joint, server: Server, stream_entries: u64) -> Result<Arc<Self>, String> {
         let link = Link::new(server);
         link.client()?;
         let Joint { node, switchboard, beyond, interests, outgoing, incoming, feed, settler, routes, stats } =
             joint;
         let keys = Keys::new(&node.prefix, &node.name, node.epoch);
+        knock::knock(&link, &keys, &routes.now()).await?;
         let health = Arc::new(Health::new(beyond, Arc::clone(&stats), node.wall_ms));
         let writer = Writer { node: node.name.clone(), epoch: node.epoch };
         let (received, queue) = deliver::Received::new(&stats);
@@ -134,13 +137,12 @@ impl RedisBus {
             health: Arc::clone(&health),
             stats: Arc::clone(&stats),
         };
-        let gaps = close_gaps(health.gaps(), routes, Arc::clone(&switchboard));
         let tasks = Mutex::new(Tasks {
             finishing: vec![tokio::spawn(publishing.run()), tokio::spawn(inbound.run())],
             endless: vec![
                 tokio::spawn(listener.run()),
                 tokio::spawn(deliverer.run(queue)),
-                tokio::spawn(gaps),
+                tokio::spawn(close_gaps(health.gaps(), routes, switchboard)),
             ],
         });
         Ok(Arc::new(Self { health, stats, forwards, nodes, stop, tasks }))

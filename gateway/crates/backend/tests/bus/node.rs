@@ -221,7 +221,7 @@ async fn connect(which: Which, joint: Joint, port: u16) -> Arc<dyn Bus> {
     }
     let host = "127.0.0.1".to_owned();
     let server = Server { host, port, tls: None, database: 0, user: None, password_file: None };
-    RedisBus::start(joint, server, STREAM_ENTRIES).unwrap()
+    RedisBus::start(joint, server, STREAM_ENTRIES).await.unwrap()
 }
 
 /// A server of the test's own, killed by its id.

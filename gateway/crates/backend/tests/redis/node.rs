@@ -41,12 +41,26 @@ pub(crate) fn channel(name: &str) -> Channel {
 }
 
 impl Node {
-    pub(crate) fn start(name: &str, server: Server) -> Self {
-        Self::start_with(name, server, 10_000, OnLoss::Pause)
+    pub(crate) async fn start(name: &str, server: Server) -> Self {
+        Self::start_with(name, server, 10_000, OnLoss::Pause).await
+    }
+
+    pub(crate) async fn start_with(name: &str, server: Server, stream_entries: u64, on_loss: OnLoss) -> Self {
+        Self::try_start(name, server, stream_entries, on_loss).await.unwrap()
+    }
+
+    /// Why it does not start.
+    pub(crate) async fn refused(server: Server) -> String {
+        Self::try_start("one", server, 10_000, OnLoss::Pause).await.err().expect("a refusal")
     }
 
     /// One shard, one route by the name of `app`, four partitions.
-    pub(crate) fn start_with(name: &str, server: Server, stream_entries: u64, on_loss: OnLoss) -> Self {
+    async fn try_start(
+        name: &str,
+        server: Server,
+        stream_entries: u64,
+        on_loss: OnLoss,
+    ) -> Result<Self, String> {
         let (to_shard, inbox) = mailbox(100_000, 1 << 30, Arc::new(Deaf));
         let ends = Ends::new(1024);
         let board = Switchboard::new(vec![to_shard]).with_beyond(Arc::clone(&ends.beyond));
@@ -72,8 +86,8 @@ impl Node {
             .into(),
         );
         let joint = ends.join(who, Arc::clone(&switchboard), feed, routes);
-        let bus = RedisBus::start(joint, server, stream_entries).unwrap();
-        Self {
+        let bus = RedisBus::start(joint, server, stream_entries).await?;
+        Ok(Self {
             bus,
             switchboard,
             epoch,
@@ -82,7 +96,7 @@ impl Node {
             connections: HashMap::new(),
             heard: Vec::new(),
             closed: Vec::new(),
-        }
+        })
     }
 
     /// Waits until it is so.

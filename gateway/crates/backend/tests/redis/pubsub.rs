@@ -21,7 +21,7 @@ async fn publish(redis: &mut MultiplexedConnection, name: &str, payload: &[u8]) 
 async fn an_app_server_publishes_plain_text_and_everything_else_in_an_envelope() {
     let server = Redis::start(&[]);
     let mut redis = server.connection().await;
-    let mut node = Node::start("one", server.server());
+    let mut node = Node::start("one", server.server()).await;
     node.switchboard.join(0, &channel("room"));
     node.is_up().await;
     assert_eq!(publish(&mut redis, "gateway:channel:room", "grüße".as_bytes()).await, 1);
@@ -37,7 +37,7 @@ async fn an_app_server_publishes_plain_text_and_everything_else_in_an_envelope()
 async fn what_is_not_ours_is_counted_and_disturbs_nothing() {
     let server = Redis::start(&[]);
     let mut redis = server.connection().await;
-    let mut node = Node::start("one", server.server());
+    let mut node = Node::start("one", server.server()).await;
     node.switchboard.join(0, &channel("room"));
     node.is_up().await;
     for garbage in [&b"\0"[..], b"\0garbage", b"\xff\xfe", b"\0\x22\x7f"] {
@@ -64,7 +64,7 @@ async fn what_is_not_ours_is_counted_and_disturbs_nothing() {
 async fn a_storm_of_joins_is_few_operations_and_comes_back_after_a_restart() {
     const CHANNELS: u64 = 50_000;
     let mut server = Redis::start(&[]);
-    let mut node = Node::start("one", server.server());
+    let mut node = Node::start("one", server.server()).await;
     node.is_up().await;
     let channels: Vec<Channel> = (0..CHANNELS).map(|number| channel(&format!("room.{number}"))).collect();
     let started = Instant::now();
@@ -102,7 +102,7 @@ async fn a_storm_of_joins_is_few_operations_and_comes_back_after_a_restart() {
 #[tokio::test]
 async fn who_joins_while_the_server_is_away_hears_when_it_is_back_and_publishes_fail_meanwhile() {
     let mut server = Redis::start(&[]);
-    let mut node = Node::start("one", server.server());
+    let mut node = Node::start("one", server.server()).await;
     node.is_up().await;
     server.kill();
     node.until("the loss is noticed", |node| node.bus.state() == BusState::Away).await;
@@ -131,17 +131,27 @@ async fn a_user_with_a_password_gets_in_and_another_does_not() {
     let server = Redis::start_in(folder, &["--aclfile", "users.acl"]);
     let login =
         Server { user: Some("edge".to_owned()), password_file: Some(password.clone()), ..server.server() };
-    let mut node = Node::start_with("one", login, 4, OnLoss::Pause);
+    let refused = Node::refused(login.clone()).await;
+    assert!(refused.contains("WRONGPASS") && refused.contains("bus.redis.password_file"), "{refused}");
+    std::fs::write(&password, "secret\n").unwrap();
+    // Room for four events and for the gap.
+    let mut node = Node::start_with("one", login, 5, OnLoss::Pause).await;
+    node.is_up().await;
+    // Once it runs, whoever is refused tries again, with what the file says then.
+    let mut redis = server.connection().await;
+    let mut acl = redis::pipe();
+    acl.cmd("ACL").arg(&["SETUSER", "edge", "resetpass", ">other"]).ignore();
+    acl.cmd("CLIENT").arg(&["KILL", "USER", "edge"]).ignore();
+    acl.exec_async(&mut redis).await.unwrap();
     node.until("it was tried", |node| {
         node.bus.problem().is_some_and(|problem| problem.contains("WRONGPASS"))
     })
     .await;
     assert_eq!((node.bus.state(), node.bus.trouble()), (BusState::Away, Some(Trouble::Login)));
-    std::fs::write(&password, "secret\n").unwrap();
+    std::fs::write(&password, "other\n").unwrap();
     node.is_up().await;
     assert_eq!(node.bus.trouble(), None);
     // A group has acknowledged what is there, so that there is something to trim.
-    let mut redis = server.connection().await;
     let partition = bridge::Address { shard: 0, slot: 0, generation: 1 }.partition(4);
     let stream = format!("gateway:inbound:app:{partition}");
     for _ in 0..4 {
@@ -156,6 +166,40 @@ async fn a_user_with_a_password_gets_in_and_another_does_not() {
     let message = Message::copy_from(Kind::Text, b"x");
     assert!(node.bus.forward(&channel("room"), &message).await.is_ok(), "it may publish");
     node.stop().await;
+}
+
+#[tokio::test]
+async fn who_lacks_a_right_is_not_let_in_and_trying_leaves_nothing_behind() {
+    let server = Redis::start(&[]);
+    let password = server.folder.path().join("password");
+    std::fs::write(&password, "secret").unwrap();
+    let mut redis = server.connection().await;
+    let login = Server { user: Some("edge".to_owned()), password_file: Some(password), ..server.server() };
+    let mut grant = async |rights: &[&str]| {
+        let mut grant = redis::cmd("ACL");
+        grant.arg(&["SETUSER", "edge", "reset", "on", ">secret"]).arg(rights);
+        grant.exec_async(&mut redis).await.unwrap();
+    };
+    for lacking in
+        ["subscribe", "unsubscribe", "publish", "multi", "exec", "xadd", "xlen", "xtrim", "xpending"]
+    {
+        grant(&["~gateway:*", "&gateway:*", "+@all", &format!("-{lacking}")]).await;
+        let refused = Node::refused(login.clone()).await;
+        assert!(refused.contains("no permissions") && refused.contains(&format!("'{lacking}'")), "{refused}");
+        assert!(refused.contains("(bus.redis.user)"), "{refused}");
+    }
+    for names in [["~gateway:*", "&other:*"], ["~other:*", "&gateway:*"]] {
+        grant(&[&names[..], &["+@all"]].concat()).await;
+        let refused = Node::refused(login.clone()).await;
+        assert!(refused.contains("no permissions") && refused.contains("(bus.redis.user)"), "{refused}");
+    }
+    let keys: u64 = redis::cmd("DBSIZE").query_async(&mut redis).await.unwrap();
+    assert_eq!(keys, 0, "nothing was added");
+    let refused = Node::refused(Server { database: 99, ..server.server() }).await;
+    assert!(refused.contains("bus.redis.database"), "{refused}");
+    redis::cmd("CONFIG").arg(&["SET", "requirepass", "s3cret"]).exec_async(&mut redis).await.unwrap();
+    let refused = Node::refused(server.server()).await;
+    assert!(refused.contains("NOAUTH") && refused.contains("set bus.redis.password_file"), "{refused}");
 }
 
 #[tokio::test]
@@ -189,20 +233,30 @@ async fn tls_is_spoken_and_a_stranger_is_not_believed() {
         "--tls-auth-clients",
         "optional",
     ];
-    let server = Redis::start_in(folder, &arguments);
-    let with_ca = |name: &str| Server {
+    let mut server = Redis::start_in(folder, &arguments);
+    let (believed, used) = (server.folder.path().join("ca.pem"), server.folder.path().join("used.pem"));
+    let login = Server {
         host: "localhost".to_owned(),
-        tls: Some(Tls { ca_file: Some(server.folder.path().join(name)), identity: None }),
+        tls: Some(Tls { ca_file: Some(used.clone()), identity: None }),
         ..server.server()
     };
-    let mut node = Node::start("one", with_ca("ca.pem"));
+    let believe_stranger = || std::fs::copy(server.folder.path().join("stranger.pem"), &used).unwrap();
+    believe_stranger();
+    let refused = Node::refused(login.clone()).await;
+    assert!(refused.contains("certificate") && refused.contains("set bus.redis.ca_file"), "{refused}");
+    std::fs::copy(&believed, &used).unwrap();
+    let mut node = Node::start("one", login).await;
     node.is_up().await;
-    node.stop().await;
-    let mut node = Node::start("one", with_ca("stranger.pem"));
+    // Once it runs, it tries again.
+    believe_stranger();
+    server.kill();
+    server.restart();
     node.until("it was tried", |node| {
         node.bus.problem().is_some_and(|problem| problem.contains("certificate"))
     })
     .await;
     assert_eq!((node.bus.state(), node.bus.trouble()), (BusState::Away, Some(Trouble::Tls)));
+    std::fs::copy(&believed, &used).unwrap();
+    node.is_up().await;
     node.stop().await;
 }
