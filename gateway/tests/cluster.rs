@@ -32,6 +32,7 @@ macro_rules! over_each_bus {
 
 over_each_bus! {
     any_node_does_for_any_connection_what_its_own_would,
+    whom_a_publish_excludes_hears_it_on_no_node,
     a_list_gathers_all_nodes_and_names_the_one_that_is_silent,
     a_node_that_dies_is_announced_with_its_epoch_and_one_that_leaves_is_not,
     users_are_told_to_go_and_networks_are_kept_out_on_all_nodes,
@@ -92,6 +93,38 @@ fn any_node_does_for_any_connection_what_its_own_would(kind: BusKind) {
     b.until_only(0);
     http.call("DELETE", &path).problem(404, "gone");
     assert_eq!(a.metrics().value("gateway_bus_malformed_total"), 0.0);
+    a.stop();
+    b.stop();
+}
+
+fn whom_a_publish_excludes_hears_it_on_no_node(kind: BusKind) {
+    let server = BusServer::start(kind);
+    let (a, b) = (server.node("a", ""), server.node("b", ""));
+    acquainted(&[&a, &b]);
+    let (mut near, mut one, mut other) = (a.client("/rooms/x"), b.client("/rooms/x"), b.client("/rooms/x"));
+    let (mut http, path) = (a.http(), "/v1/channels/room.x/messages");
+    let mut publish = |to: &str, text: &str| {
+        http.post(&format!("{path}{to}"), "text/plain", text.as_bytes()).good(202);
+    };
+    b.until("what one publishes reaches the other", |metrics| {
+        publish("", "there?");
+        metrics.value("gateway_bus_received_total") > 0.0
+    });
+    publish(&format!("?exclude={}", one.id), "not to one");
+    publish(&format!("?exclude={}", near.id), "not near");
+    publish("?exclude=b-00000001-0-1-1", "to all");
+    for (client, expected) in [
+        (&mut near, &["not to one", "to all"][..]),
+        (&mut one, &["not near", "to all"]),
+        (&mut other, &["not to one", "not near", "to all"]),
+    ] {
+        let mut heard = Vec::new();
+        while heard.last().is_none_or(|last| last != "to all") {
+            heard.push(client.hear_text());
+        }
+        heard.retain(|text| text != "there?");
+        assert_eq!(heard, expected, "{}", client.id);
+    }
     a.stop();
     b.stop();
 }

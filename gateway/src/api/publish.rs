@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use backend::PublishError;
-use bridge::{Address, Channel, ConnId, Delivered, Message, Receipt};
+use backend::{Excluded, PublishError};
+use bridge::{Channel, ConnId, Delivered, Message, Receipt};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -88,16 +88,16 @@ pub(super) fn channel(name: &str) -> Result<Channel, Error> {
 async fn begin(admin: &Admin, request: Publish<'_>) -> Result<oneshot::Receiver<Delivered>, Error> {
     let channel = channel(request.channel)?;
     let exclude = excluded(admin, request.exclude)?;
-    hand_over(admin, &channel, request.message, exclude).await
+    hand_over(admin, &channel, request.message, exclude.as_ref()).await
 }
 
-/// Whom to leave out: nobody for a connection that is not of this node, since it cannot hear us here anyway.
-pub(super) fn excluded(admin: &Admin, id: Option<&str>) -> Result<Option<Address>, Error> {
+/// Whom to leave out. One that is not of this node hears it by the bus, and is left out there.
+pub(super) fn excluded(admin: &Admin, id: Option<&str>) -> Result<Option<Excluded>, Error> {
     let Some(id) = id else { return Ok(None) };
     let id: ConnId = id.parse().map_err(|error| {
         Error::new(Reason::BadConnectionId, format!("exclude: {error}; leave it out to reach everybody."))
     })?;
-    Ok(admin.own(&id))
+    Ok(Some(admin.own(&id).map_or(Excluded::There(id), Excluded::Here)))
 }
 
 /// Gives the message away, so that nothing of it is kept while the answer waits.
@@ -105,7 +105,7 @@ pub(super) async fn hand_over(
     admin: &Admin,
     channel: &Channel,
     message: Message,
-    exclude: Option<Address>,
+    exclude: Option<&Excluded>,
 ) -> Result<oneshot::Receiver<Delivered>, Error> {
     let (receipt, sum) = Receipt::new();
     match admin.publisher.publish(channel, &message, exclude, Some(&receipt)).await {

@@ -23,7 +23,7 @@ pub(crate) async fn send(
     let channel = parse(user)?.channel();
     let exclude = publish::excluded(admin, exclude)?;
     let deadline = Instant::now() + RECEIPT_DEADLINE;
-    let sum = publish::hand_over(admin, &channel, message, exclude).await?;
+    let sum = publish::hand_over(admin, &channel, message, exclude.as_ref()).await?;
     Ok(publish::outcome(sum, deadline).await)
 }
 

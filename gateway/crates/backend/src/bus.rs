@@ -10,7 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bridge::{Channel, Message, Receipt, Switchboard};
+use bridge::{Address, Channel, ConnId, Message, Receipt, Switchboard};
 
 use crate::bus_stats::BusStats;
 use crate::peers::Peers;
@@ -51,6 +51,15 @@ impl fmt::Display for PublishError {
 
 impl std::error::Error for PublishError {}
 
+/// A connection that must not hear a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Excluded {
+    /// One of this node.
+    Here(Address),
+    /// Any other: it hears the message by the bus, if it is still there.
+    There(ConnId),
+}
+
 /// What joins nodes (and, on buses that have them, app servers).
 pub trait Bus: Send + Sync {
     /// Its name in configuration, logs and metrics.
@@ -69,7 +78,8 @@ pub trait Bus: Send + Sync {
     fn trouble(&self) -> Option<Trouble>;
 
     /// Carries a message of the API or of a backend to the subscribers of other nodes. Order is kept per caller and
-    /// channel. What clients publish goes another way, by [`crate::Outgoing`].
+    /// channel. The excluded connection, of another node, is left out there. What clients publish goes another way, by
+    /// [`crate::Outgoing`].
     ///
     /// # Errors
     /// [`PublishError::Away`].
@@ -77,6 +87,7 @@ pub trait Bus: Send + Sync {
         &'a self,
         channel: &'a Channel,
         message: &'a Message,
+        exclude: Option<&'a ConnId>,
     ) -> BusFuture<'a, Result<(), PublishError>>;
 
     /// What it counts; `None` for the embedded one, which has nothing to count.
@@ -119,13 +130,18 @@ impl Publisher {
         &self,
         channel: &Channel,
         message: &Message,
-        exclude: Option<bridge::Address>,
+        exclude: Option<&Excluded>,
         receipt: Option<&Receipt>,
     ) -> Result<(), PublishError> {
         if self.switchboard.beyond().is_some_and(|beyond| !beyond.carries(message.payload().len())) {
             return Err(PublishError::TooLarge);
         }
-        self.switchboard.publish(None, channel, message, exclude, receipt).map_err(|_| PublishError::Busy)?;
-        self.bus.forward(channel, message).await
+        let (here, there) = match exclude {
+            Some(Excluded::Here(address)) => (Some(*address), None),
+            Some(Excluded::There(id)) => (None, Some(id)),
+            None => (None, None),
+        };
+        self.switchboard.publish(None, channel, message, here, receipt).map_err(|_| PublishError::Busy)?;
+        self.bus.forward(channel, message, there).await
     }
 }

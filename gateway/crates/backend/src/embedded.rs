@@ -1,7 +1,7 @@
 //! The bus inside the process: one node, nothing to install, never away. What it forwards to is empty by
 //! definition, because there is no other node.
 
-use bridge::{Channel, Message};
+use bridge::{Channel, ConnId, Message};
 
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
@@ -24,7 +24,12 @@ impl Bus for Embedded {
         None
     }
 
-    fn forward<'a>(&'a self, _: &'a Channel, _: &'a Message) -> BusFuture<'a, Result<(), PublishError>> {
+    fn forward<'a>(
+        &'a self,
+        _: &'a Channel,
+        _: &'a Message,
+        _: Option<&'a ConnId>,
+    ) -> BusFuture<'a, Result<(), PublishError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -46,10 +46,11 @@ impl Incoming {
         node == self.node.as_str() && epoch == self.epoch.to_string()
     }
 
-    /// A message to a channel, for this node's subscribers. What is our own copy must not come here.
-    pub async fn publish(&mut self, channel: &Channel, message: &Message) {
+    /// A message to a channel, for this node's subscribers but the excluded one. What is our own copy must not come here.
+    pub async fn publish(&mut self, channel: &Channel, message: &Message, exclude: Option<&ConnId>) {
+        let exclude = exclude.filter(|id| self.is_ours(id)).map(|id| id.address);
         let board = Arc::clone(&self.switchboard);
-        let delivered = self.patiently(|| board.publish(None, channel, message, None, None).ok()).await;
+        let delivered = self.patiently(|| board.publish(None, channel, message, exclude, None).ok()).await;
         match delivered {
             Some(()) => self.stats.received.add(1),
             None => self.stats.undelivered.add(1),
@@ -66,6 +67,11 @@ impl Incoming {
         }
     }
 
+    /// Whether a connection is of this node and this life of it.
+    fn is_ours(&self, id: &ConnId) -> bool {
+        id.node == self.node && id.epoch == self.epoch
+    }
+
     async fn try_send(
         &mut self,
         to: &ConnId,
@@ -73,7 +79,7 @@ impl Incoming {
         reply: Reply,
     ) -> Result<(), (NotDone, Reply)> {
         let board = Arc::clone(&self.switchboard);
-        let is_ours = to.node == self.node && to.epoch == self.epoch;
+        let is_ours = self.is_ours(to);
         let mailbox = board.mailboxes().get(usize::from(to.address.shard)).filter(|_| is_ours);
         let Some(mailbox) = mailbox else {
             self.stats.stale.add(1);

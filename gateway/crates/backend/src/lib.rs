@@ -22,7 +22,7 @@ pub mod redis;
 pub mod trouble;
 pub mod upstream;
 
-pub use bus::{Bus, BusState, PublishError, Publisher};
+pub use bus::{Bus, BusState, Excluded, PublishError, Publisher};
 pub use bus_stats::BusStats;
 pub use embedded::Embedded;
 pub use incoming::Incoming;

@@ -6,6 +6,8 @@ use bridge::message::Bytes;
 use bridge::{Address, Channel, Command, Message, Upstream};
 use tokio::sync::oneshot;
 
+use crate::bus::Excluded;
+
 /// One order.
 #[derive(Clone, Debug)]
 pub enum Order {
@@ -23,7 +25,7 @@ pub enum Order {
         /// What.
         message: Message,
         /// Who must not hear it.
-        exclude: Option<Address>,
+        exclude: Option<Excluded>,
     },
     /// Put a connection into a channel.
     Subscribe {

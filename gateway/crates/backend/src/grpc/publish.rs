@@ -35,7 +35,7 @@ pub(super) async fn publish_in_turn(
         };
         let started = Instant::now();
         let outcome = loop {
-            match publisher.publish(&channel, &message, exclude, None).await {
+            match publisher.publish(&channel, &message, exclude.as_ref(), None).await {
                 Err(PublishError::Busy) if started.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
                 Err(error) => break Err(detail(error)),
                 Ok(()) => break Ok(()),

@@ -8,6 +8,7 @@ use bridge::{Address, Channel, ConnId, Epoch, Inbound, Message, NodeName};
 
 use super::order::{Order, Refusal, Status};
 use super::session::{Sizes, Told};
+use crate::bus::Excluded;
 use crate::proto;
 
 /// Most bytes of a close reason (RFC 6455, section 5.5: 125 less the code).
@@ -96,7 +97,7 @@ impl Translator {
                 Wanted::Publish(publish) => Order::Publish {
                     channel: read_channel(&publish.channel)?,
                     message: self.message(publish.message)?,
-                    exclude: publish.exclude.and_then(|id| self.address(&id).ok()),
+                    exclude: self.excluded(publish.exclude.as_deref().unwrap_or_default())?,
                 },
                 Wanted::Subscribe(join) => Order::Subscribe {
                     whom: self.address(&join.connection)?,
@@ -139,8 +140,18 @@ impl Translator {
         )
     }
 
+    /// Who must not hear a publish; empty for nobody. One of another node is left out there.
+    fn excluded(&self, id: &str) -> Result<Option<Excluded>, Refusal> {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let id = read_id(id)?;
+        let is_ours = id.node == self.node && id.epoch == self.epoch;
+        Ok(Some(if is_ours { Excluded::Here(id.address) } else { Excluded::There(id) }))
+    }
+
     fn address(&self, id: &str) -> Result<Address, Refusal> {
-        let id: ConnId = id.parse().map_err(|_| invalid("not the id of a connection"))?;
+        let id = read_id(id)?;
         if id.node != self.node || id.epoch != self.epoch {
             return Err(Refusal::new(Status::Gone, "the connection is of another node, or of another epoch"));
         }
@@ -163,6 +174,10 @@ impl Translator {
 
 const fn invalid(detail: &'static str) -> Refusal {
     Refusal::new(Status::InvalidArgument, detail)
+}
+
+fn read_id(id: &str) -> Result<ConnId, Refusal> {
+    id.parse().map_err(|_| invalid("not the id of a connection"))
 }
 
 fn read_channel(name: &str) -> Result<Channel, Refusal> {
@@ -256,6 +271,24 @@ mod tests {
         assert_eq!(read(send("nonsense", "hi")).unwrap_err(), Status::InvalidArgument);
     }
 
+    fn publish(exclude: &str) -> Wanted {
+        let payload = Some(proto::message::Payload::Text("hi".to_owned()));
+        let message = Some(proto::Message { payload });
+        Wanted::Publish(PublishTo { channel: "room".to_owned(), message, exclude: Some(exclude.to_owned()) })
+    }
+
+    #[test]
+    fn whom_a_publish_leaves_out_is_found_on_whichever_node_it_is() {
+        let left_out = |id: &str| match read(publish(id)) {
+            Ok(Order::Publish { exclude, .. }) => exclude,
+            other => panic!("{other:?}"),
+        };
+        let there = "there-00000001-0-5-1";
+        assert_eq!(left_out(ID), Some(Excluded::Here(Address { shard: 0, slot: 5, generation: 1 })));
+        assert_eq!(left_out(there), Some(Excluded::There(there.parse().unwrap())));
+        assert_eq!(left_out(""), None);
+    }
+
     #[test]
     fn what_breaks_a_rule_is_refused_in_words() {
         let connection = || ID.to_owned();
@@ -264,6 +297,7 @@ mod tests {
             Wanted::Send(Send { connection: connection(), message: None }),
             Wanted::Send(Send { connection: connection(), message: Some(proto::Message { payload: None }) }),
             Wanted::Publish(PublishTo { channel: "not a channel".to_owned(), message: None, exclude: None }),
+            publish("no id"),
             Wanted::Subscribe(Join { connection: connection(), channel: "user.bob".to_owned() }),
             Wanted::Close(CloseOne { connection: connection(), code: 1006, reason: String::new() }),
             Wanted::Close(CloseOne { connection: connection(), code: 70_000, reason: String::new() }),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_nats::{HeaderMap, Subscriber};
-use bridge::{Channel, Kind, Message};
+use bridge::{Channel, ConnId, Kind, Message};
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::SelectAll;
@@ -125,8 +125,12 @@ async fn deliver_one(
         stats.own_copies.add(1);
         return;
     }
-    match (subjects.channel_of(&message.subject), message_of(message)) {
-        (Some(channel), Some(content)) => incoming.publish(&channel, &content).await,
+    // Who cannot be read must not be one who hears it.
+    let exclude = subjects::header(headers, subjects::EXCLUDE).map(str::parse::<ConnId>).transpose();
+    match (subjects.channel_of(&message.subject), message_of(message), exclude) {
+        (Some(channel), Some(content), Ok(exclude)) => {
+            incoming.publish(&channel, &content, exclude.as_ref()).await;
+        }
         _ => stats.malformed.add(1),
     }
 }
@@ -154,11 +158,14 @@ impl Speaker {
     }
 
     /// Hands a message to the client library, which has it on its way when there is room.
-    pub(super) async fn publish(&self, channel: &Channel, message: &Message) {
-        let headers = match message.kind() {
+    pub(super) async fn publish(&self, channel: &Channel, message: &Message, exclude: Option<&ConnId>) {
+        let mut headers = match message.kind() {
             Kind::Text => self.text.clone(),
             Kind::Binary => self.binary.clone(),
         };
+        if let Some(exclude) = exclude {
+            headers.insert(subjects::EXCLUDE, exclude.to_string());
+        }
         let subject = self.subjects.channel(channel);
         let payload = message.payload().clone();
         match self.link.client.publish_with_headers(subject, headers, payload).await {
@@ -185,7 +192,7 @@ impl Speaker {
                 losses = standing.losses;
                 tokio::time::sleep(OTHERS_RETURN_WITHIN).await;
             }
-            self.publish(&publish.channel, &publish.message).await;
+            self.publish(&publish.channel, &publish.message, None).await;
         }
     }
 }

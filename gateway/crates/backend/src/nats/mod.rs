@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use bridge::{Beyond, Channel, Mailbox, Message};
+use bridge::{Beyond, Channel, ConnId, Mailbox, Message};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -174,9 +174,10 @@ impl Bus for Nats {
         &'a self,
         channel: &'a Channel,
         message: &'a Message,
+        exclude: Option<&'a ConnId>,
     ) -> BusFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
-            let published = self.link.unless_lost(self.speaker.publish(channel, message)).await;
+            let published = self.link.unless_lost(self.speaker.publish(channel, message, exclude)).await;
             published.ok_or_else(|| {
                 self.stats.left_out.add(1);
                 PublishError::Away

@@ -26,6 +26,8 @@ pub(super) const USER: &str = "Gateway-User";
 pub(super) const ROUTE: &str = "Gateway-Route";
 /// Where a message to the connection goes.
 pub(super) const REPLY_TO: &str = "Gateway-Reply-To";
+/// On a message to a channel: the id of a connection that must not hear it.
+pub(super) const EXCLUDE: &str = "Gateway-Exclude";
 /// What became of a message to a connection: `done`, or why not.
 pub(super) const STATUS: &str = "Gateway-Status";
 /// Text or binary.

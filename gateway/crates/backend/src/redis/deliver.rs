@@ -58,7 +58,9 @@ impl Deliverer {
             .is_some_and(|(node, epoch)| *node == *self.node.as_str() && *epoch == self.epoch);
         match (target, envelope.connection) {
             (Target::Channel(_), _) if is_own => self.stats.own_copies.add(1),
-            (Target::Channel(channel), _) => self.incoming.publish(&channel, &envelope.message).await,
+            (Target::Channel(channel), _) => {
+                self.incoming.publish(&channel, &envelope.message, envelope.exclude.as_ref()).await;
+            }
             (Target::Connection, Some(id)) => {
                 // What became of it is counted; nobody waits for an answer.
                 self.incoming.send(&id, &envelope.message, None).await;

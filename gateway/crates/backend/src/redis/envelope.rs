@@ -20,6 +20,8 @@ pub struct Envelope {
     pub origin: Option<(String, Epoch)>,
     /// On the way to one connection: which.
     pub connection: Option<ConnId>,
+    /// On the way to a channel: who must not hear it.
+    pub exclude: Option<ConnId>,
     /// The message.
     pub message: Message,
 }
@@ -33,7 +35,7 @@ pub enum Malformed {
     Envelope,
     /// The envelope has no message.
     Empty,
-    /// The connection is no id.
+    /// The connection, or the excluded one, is no id.
     Connection,
 }
 
@@ -43,7 +45,7 @@ impl fmt::Display for Malformed {
             Self::Text => "a payload that does not begin with 0x00 has to be UTF-8",
             Self::Envelope => "0x00 is not followed by a gateway.v1.Envelope",
             Self::Empty => "the envelope has no message",
-            Self::Connection => "the connection of the envelope is no connection id",
+            Self::Connection => "the connection of the envelope, or the excluded one, is no connection id",
         })
     }
 }
@@ -58,24 +60,30 @@ pub fn decode(payload: Bytes) -> Result<Envelope, Malformed> {
     if payload.first() != Some(&MARK) {
         std::str::from_utf8(&payload).map_err(|_| Malformed::Text)?;
         let message = Message::undeclared(Kind::Text, payload);
-        return Ok(Envelope { origin: None, connection: None, message });
+        return Ok(Envelope { origin: None, connection: None, exclude: None, message });
     }
     let read = proto::Envelope::decode(payload.slice(1..)).map_err(|_| Malformed::Envelope)?;
     let message = match read.message.and_then(|message| message.payload).ok_or(Malformed::Empty)? {
         proto::message::Payload::Text(text) => Message::new(Kind::Text, Bytes::from(text)),
         proto::message::Payload::Binary(binary) => Message::new(Kind::Binary, binary),
     };
-    let connection = match read.connection.as_str() {
-        "" => None,
-        id => Some(id.parse().map_err(|_| Malformed::Connection)?),
+    let id_of = |id: &str| match id {
+        "" => Ok(None),
+        id => id.parse().map(Some).map_err(|_| Malformed::Connection),
     };
+    let (connection, exclude) = (id_of(&read.connection)?, id_of(&read.exclude)?);
     let origin = (!read.node.is_empty()).then_some((read.node, Epoch(read.epoch)));
-    Ok(Envelope { origin, connection, message })
+    Ok(Envelope { origin, connection, exclude, message })
 }
 
 /// Writes a payload, always with an envelope.
 #[must_use]
-pub fn encode(origin: Option<(&str, Epoch)>, connection: Option<&ConnId>, message: &Message) -> Vec<u8> {
+pub fn encode(
+    origin: Option<(&str, Epoch)>,
+    connection: Option<&ConnId>,
+    exclude: Option<&ConnId>,
+    message: &Message,
+) -> Vec<u8> {
     let payload = match message.kind() {
         Kind::Text => proto::message::Payload::Text(String::from_utf8_lossy(message.payload()).into_owned()),
         Kind::Binary => proto::message::Payload::Binary(message.payload().clone()),
@@ -86,6 +94,7 @@ pub fn encode(origin: Option<(&str, Epoch)>, connection: Option<&ConnId>, messag
         epoch,
         connection: connection.map(ToString::to_string).unwrap_or_default(),
         message: Some(proto::Message { payload: Some(payload) }),
+        exclude: exclude.map(ToString::to_string).unwrap_or_default(),
     };
     let mut bytes = Vec::with_capacity(1 + envelope.encoded_len());
     bytes.push(MARK);
@@ -111,7 +120,7 @@ mod tests {
                 (envelope.message.kind(), &envelope.message.payload()[..]),
                 (Kind::Text, text.as_bytes())
             );
-            assert!(envelope.origin.is_none() && envelope.connection.is_none());
+            assert!(envelope.origin.is_none() && envelope.connection.is_none() && envelope.exclude.is_none());
             assert!(!envelope.message.is_declared(), "a route may want it as binary");
         }
         assert_eq!(read(b"\xff").unwrap_err(), Malformed::Text);
@@ -127,20 +136,20 @@ mod tests {
             (Kind::Binary, &b"\0\xff\0"[..]),
             (Kind::Binary, &[7; 100_000][..]),
         ] {
-            for connection in [None, Some(&id)] {
+            for (connection, exclude) in [(None, None), (Some(&id), None), (None, Some(&id))] {
                 let message = Message::copy_from(kind, payload);
-                let bytes = encode(Some(("node-1", Epoch(9))), connection, &message);
+                let bytes = encode(Some(("node-1", Epoch(9))), connection, exclude, &message);
                 assert_eq!(bytes[0], 0);
                 let envelope = read(&bytes).unwrap();
                 assert_eq!(envelope.origin, Some(("node-1".to_owned(), Epoch(9))));
-                assert_eq!(envelope.connection.as_ref(), connection);
+                assert_eq!((envelope.connection.as_ref(), envelope.exclude.as_ref()), (connection, exclude));
                 assert_eq!(envelope.message.kind(), kind);
                 assert!(envelope.message.is_declared());
                 assert_eq!(&envelope.message.payload()[..], payload);
             }
         }
         let message = Message::copy_from(Kind::Binary, b"x");
-        assert_eq!(read(&encode(None, None, &message)).unwrap().origin, None);
+        assert_eq!(read(&encode(None, None, None, &message)).unwrap().origin, None);
     }
 
     #[test]
@@ -152,6 +161,7 @@ mod tests {
             (b"\0\x22\x7f", Malformed::Envelope),
             (b"\0\x22\x03\x0a\x01\xff", Malformed::Envelope),
             (b"\0\x1a\x03abc\x22\x02\x0a\x00", Malformed::Connection),
+            (b"\0\x22\x02\x0a\x00\x2a\x03abc", Malformed::Connection),
         ] {
             assert_eq!(read(payload).unwrap_err(), why, "{payload:?}");
         }
@@ -161,7 +171,7 @@ mod tests {
     fn no_cut_and_no_flipped_bit_does_more_than_be_refused() {
         let id: ConnId = "node-1-0000abcd-1-2-3".parse().unwrap();
         let message = Message::copy_from(Kind::Text, "grüße".as_bytes());
-        let bytes = encode(Some(("node-1", Epoch(9))), Some(&id), &message);
+        let bytes = encode(Some(("node-1", Epoch(9))), Some(&id), Some(&id), &message);
         for end in 0..bytes.len() {
             let _ = read(&bytes[..end]);
             for bit in 0..8 {

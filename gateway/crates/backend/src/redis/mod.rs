@@ -23,7 +23,7 @@ mod streams;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bridge::{Channel, Message, Switchboard};
+use bridge::{Channel, ConnId, Message, Switchboard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -173,10 +173,11 @@ impl Bus for RedisBus {
         &'a self,
         channel: &'a Channel,
         message: &'a Message,
+        exclude: Option<&'a ConnId>,
     ) -> BusFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
             let (done, is_done) = oneshot::channel();
-            let what = What::Message(channel.clone(), message.clone());
+            let what = What::Message(channel.clone(), message.clone(), exclude.cloned());
             let is_sent = self.state() == BusState::Up
                 && self.forwards.send(Forward { what, done: Some(done) }).await.is_ok()
                 && is_done.await.is_ok_and(|listeners| listeners.is_some());

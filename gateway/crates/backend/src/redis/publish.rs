@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use bridge::{Channel, Message, Publish};
+use bridge::{Channel, ConnId, Message, Publish};
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -47,8 +47,8 @@ impl Forward {
 
 /// What.
 pub(crate) enum What {
-    /// A publish of the API.
-    Message(Channel, Message),
+    /// A publish of the API, and who of another node must not hear it.
+    Message(Channel, Message, Option<ConnId>),
     /// Something about nodes: where, and what.
     Words(String, Vec<u8>),
 }
@@ -137,21 +137,23 @@ impl PublishTask {
     }
 
     fn add(&self, batch: &mut Batch, publish: &Publish) {
-        batch.push(self.keys.channel(&publish.channel), self.envelope(&publish.message), true, None);
+        batch.push(self.keys.channel(&publish.channel), self.envelope(&publish.message, None), true, None);
     }
 
     fn add_forward(&self, batch: &mut Batch, forward: Forward) {
         let Forward { what, done } = forward;
         match what {
-            What::Message(channel, message) => {
-                batch.push(self.keys.channel(&channel), self.envelope(&message), true, done);
+            What::Message(channel, message, exclude) => {
+                let envelope = self.envelope(&message, exclude.as_ref());
+                batch.push(self.keys.channel(&channel), envelope, true, done);
             }
             What::Words(name, words) => batch.push(name, words, false, done),
         }
     }
 
-    fn envelope(&self, message: &Message) -> Vec<u8> {
-        envelope::encode(Some((self.writer.node.as_str(), self.writer.epoch)), None, message)
+    fn envelope(&self, message: &Message, exclude: Option<&ConnId>) -> Vec<u8> {
+        let origin = (self.writer.node.as_str(), self.writer.epoch);
+        envelope::encode(Some(origin), None, exclude, message)
     }
 
     /// Takes what waits already: words about who is there, and then from both sides alike.

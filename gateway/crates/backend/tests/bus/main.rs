@@ -6,9 +6,9 @@ mod node;
 
 use std::sync::Arc;
 
-use backend::{BusState, PublishError};
+use backend::{BusState, Excluded, PublishError};
 use bridge::message::Bytes;
-use bridge::{Channel, Kind, Message};
+use bridge::{Address, Channel, ConnId, Epoch, Kind, Message};
 
 use self::node::{Pair, Which};
 
@@ -34,6 +34,7 @@ on_every_bus! {
     every_good_name_is_a_channel_of_its_own
     after_a_race_of_joins_and_leaves_just_those_hear_who_are_there
     what_the_api_publishes_reaches_both_nodes
+    who_is_excluded_is_left_out_where_it_is
     what_an_app_server_says_without_a_kind_is_left_to_routes
 }
 
@@ -165,6 +166,28 @@ async fn what_the_api_publishes_reaches_both_nodes(which: Which) {
         node.until("it is heard", |node| !node.heard.is_empty()).await;
         assert_eq!(node.heard_on(&room), [Bytes::from("hello")]);
     }
+}
+
+async fn who_is_excluded_is_left_out_where_it_is(which: Which) {
+    let mut pair = Pair::start(which).await;
+    let room = channel("room.1");
+    pair.there().join(&room);
+    pair.settled(1).await;
+    let publisher = pair.here().publisher();
+    let member = Address { shard: 0, slot: 7, generation: 1 };
+    let stranger = ConnId { epoch: Epoch(!pair.there().epoch.0), ..pair.there().id(member) };
+    let member = pair.there().id(member);
+    for id in [member.clone(), stranger] {
+        let exclude = match which {
+            Which::Embedded => Excluded::Here(member.address),
+            _ => Excluded::There(id),
+        };
+        let message = Message::copy_from(Kind::Text, b"hello");
+        publisher.publish(&room, &message, Some(&exclude), None).await.unwrap();
+    }
+    pair.there().until("both are heard", |node| node.heard.len() == 2).await;
+    let of_another_life = if which == Which::Embedded { Some(member.address) } else { None };
+    assert_eq!(pair.there().excluded, [Some(member.address), of_another_life]);
 }
 
 async fn what_an_app_server_says_without_a_kind_is_left_to_routes(which: Which) {

@@ -12,7 +12,7 @@ use backend::redis::{RedisBus, STREAM_ENTRIES, Server};
 use backend::{Bus, BusState, Embedded, Intake, Nats, Publisher, nats};
 use bridge::mailbox::{Wake, mailbox};
 use bridge::message::Bytes;
-use bridge::{Channel, Command, Epoch, Inbox, Kind, Message, NodeName, Switchboard};
+use bridge::{Address, Channel, Command, ConnId, Epoch, Inbox, Kind, Message, NodeName, Switchboard};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -35,10 +35,14 @@ impl Wake for Deaf {
 /// One node with two shards.
 pub(crate) struct Node {
     pub(crate) bus: Arc<dyn Bus>,
+    name: NodeName,
+    pub(crate) epoch: Epoch,
     pub(crate) switchboard: Arc<Switchboard>,
     inboxes: Vec<Inbox>,
     /// What came, oldest first.
     pub(crate) heard: Vec<(Channel, Kind, Bytes)>,
+    /// Who must not hear each of them.
+    pub(crate) excluded: Vec<Option<Address>>,
     /// How many of them did not say what they are.
     pub(crate) undeclared: usize,
     _intake: Intake,
@@ -132,6 +136,7 @@ impl Pair {
         };
         self.there().until("the probe is gone", gone).await;
         self.there().heard.clear();
+        self.there().excluded.clear();
     }
 }
 
@@ -141,24 +146,27 @@ impl Node {
             (0..2).map(|_| mailbox(100_000, 1 << 30, Arc::new(Deaf))).unzip();
         let board = Switchboard::new(mailboxes);
         let (intake, feed, _) = Intake::new();
+        let (name, epoch) = (NodeName::parse(name).unwrap(), Epoch(fastrand::u32(..)));
         let (switchboard, bus): (Arc<Switchboard>, Arc<dyn Bus>) = if which == Which::Embedded {
             (Arc::new(board), Arc::new(Embedded))
         } else {
             let ends = Ends::new(1024);
             let switchboard = Arc::new(board.with_beyond(Arc::clone(&ends.beyond)));
-            let who = Who {
-                name: NodeName::parse(name).unwrap(),
-                epoch: Epoch(fastrand::u32(..)),
-                prefix: Arc::from("gateway"),
-                partitions: 4,
-                wall_ms: || 0,
-            };
+            let who =
+                Who { name: name.clone(), epoch, prefix: Arc::from("gateway"), partitions: 4, wall_ms: || 0 };
             let joint = ends.join(who, Arc::clone(&switchboard), feed, Arc::<Routes>::default());
             (switchboard, connect(which, joint, port).await)
         };
-        let mut node = Self { bus, switchboard, inboxes, heard: Vec::new(), undeclared: 0, _intake: intake };
+        let (heard, excluded) = (Vec::new(), Vec::new());
+        let mut node =
+            Self { bus, name, epoch, switchboard, inboxes, heard, excluded, undeclared: 0, _intake: intake };
         node.until("the bus is up", |node| node.bus.state() == BusState::Up).await;
         node
+    }
+
+    /// The id of a connection of this node.
+    pub(crate) fn id(&self, address: Address) -> ConnId {
+        ConnId { node: self.name.clone(), epoch: self.epoch, address }
     }
 
     pub(crate) fn publisher(&self) -> Publisher {
@@ -206,6 +214,7 @@ impl Node {
             while let Some(command) = inbox.take() {
                 if let Command::Publish(publish) = command {
                     let message = publish.message;
+                    self.excluded.push(publish.exclude);
                     self.undeclared += usize::from(!message.is_declared());
                     self.heard.push((publish.channel, message.kind(), message.payload().clone()));
                 }

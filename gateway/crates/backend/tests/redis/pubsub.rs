@@ -26,7 +26,7 @@ async fn an_app_server_publishes_plain_text_and_everything_else_in_an_envelope()
     node.is_up().await;
     assert_eq!(publish(&mut redis, "gateway:channel:room", "grüße".as_bytes()).await, 1);
     let binary = Message::copy_from(Kind::Binary, b"\0\xff");
-    publish(&mut redis, "gateway:channel:room", &envelope::encode(None, None, &binary)).await;
+    publish(&mut redis, "gateway:channel:room", &envelope::encode(None, None, None, &binary)).await;
     node.until("both are heard", |node| node.heard.len() == 2).await;
     assert_eq!(node.heard[0], (channel("room"), Kind::Text, Bytes::from_static("grüße".as_bytes())));
     assert_eq!(node.heard[1], (channel("room"), Kind::Binary, Bytes::from_static(b"\0\xff")));
@@ -47,11 +47,12 @@ async fn what_is_not_ours_is_counted_and_disturbs_nothing() {
     publish(&mut redis, "gateway:connection:one", b"to nobody").await;
     let stale = "one-00000000-0-1-1".parse().unwrap();
     let message = Message::copy_from(Kind::Text, b"late");
-    publish(&mut redis, "gateway:connection:one", &envelope::encode(None, Some(&stale), &message)).await;
+    publish(&mut redis, "gateway:connection:one", &envelope::encode(None, Some(&stale), None, &message))
+        .await;
     // Our own copy, and one of an earlier life of this node, which is somebody else.
-    let own = envelope::encode(Some(("one", node.epoch)), None, &message);
+    let own = envelope::encode(Some(("one", node.epoch)), None, None, &message);
     publish(&mut redis, "gateway:channel:room", &own).await;
-    let earlier = envelope::encode(Some(("one", Epoch(!node.epoch.0))), None, &message);
+    let earlier = envelope::encode(Some(("one", Epoch(!node.epoch.0))), None, None, &message);
     publish(&mut redis, "gateway:channel:room", &earlier).await;
     publish(&mut redis, "gateway:channel:room", b"ours").await;
     node.until("what is ours is heard", |node| node.heard.len() == 2).await;
@@ -108,10 +109,10 @@ async fn who_joins_while_the_server_is_away_hears_when_it_is_back_and_publishes_
     node.until("the loss is noticed", |node| node.bus.state() == BusState::Away).await;
     node.switchboard.join(0, &channel("late"));
     let message = Message::copy_from(Kind::Text, b"x");
-    assert!(node.bus.forward(&channel("late"), &message).await.is_err());
+    assert!(node.bus.forward(&channel("late"), &message, None).await.is_err());
     server.restart();
     node.is_up().await;
-    assert!(node.bus.forward(&channel("late"), &message).await.is_ok());
+    assert!(node.bus.forward(&channel("late"), &message, None).await.is_ok());
     let mut redis = server.connection().await;
     publish(&mut redis, "gateway:channel:late", b"now").await;
     node.until("it is heard", |node| node.heard.len() == 1).await;
@@ -164,7 +165,7 @@ async fn a_user_with_a_password_gets_in_and_another_does_not() {
     node.switchboard.join(0, &channel("room"));
     node.until("it may subscribe", |node| node.bus.stats().unwrap().subscriptions.value() == 1).await;
     let message = Message::copy_from(Kind::Text, b"x");
-    assert!(node.bus.forward(&channel("room"), &message).await.is_ok(), "it may publish");
+    assert!(node.bus.forward(&channel("room"), &message, None).await.is_ok(), "it may publish");
     node.stop().await;
 }
 
