@@ -41,7 +41,7 @@ bus_stats! {
     left_out,
     /// Messages taken from the bus and put into mailboxes of shards.
     received,
-    /// Messages taken from the bus that found no room in a mailbox in time.
+    /// Messages taken from the bus that found no room in some mailbox in time.
     undelivered,
     /// Messages that were dropped at a bound, ours or the client library's, because they came faster than they were taken; a
     /// lower bound.

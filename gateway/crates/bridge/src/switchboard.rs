@@ -185,7 +185,30 @@ impl Switchboard {
         Ok(())
     }
 
-    /// The same for what a client of a shard publishes: a place in the mailbox of what lies beyond this node counts like
+    /// The same for a message that whoever has it cannot keep: each of these shards hears it that has room. Those that have
+    /// none, to be tried again.
+    #[must_use]
+    pub fn publish_where_room(
+        &self,
+        shards: ShardSet,
+        channel: &Channel,
+        message: &Message,
+        exclude: Option<Address>,
+    ) -> ShardSet {
+        let bytes = message.payload().len();
+        let mut full = ShardSet::default();
+        for shard in shards.iter() {
+            match self.mailboxes[usize::from(shard)].reserve(bytes) {
+                Ok(place) => place.send(for_shard(shard, channel, message, exclude, None)),
+                Err(MailboxFull) => {
+                    full.insert(shard);
+                }
+            }
+        }
+        full
+    }
+
+    /// [`Switchboard::publish`] for what a client of a shard publishes: a place in the mailbox of what lies beyond this node counts like
     /// those of the shards. Where nothing does, it is [`Switchboard::publish`].
     ///
     /// # Errors
@@ -234,14 +257,24 @@ fn fill(
     receipt: Option<&Receipt>,
 ) {
     for (shard, place) in places {
-        let command = Command::Publish(Publish {
-            channel: channel.clone(),
-            message: message.clone(),
-            exclude: exclude.filter(|address| address.shard == shard),
-            receipt: receipt.cloned(),
-        });
+        let command = for_shard(shard, channel, message, exclude, receipt);
         if from == Some(shard) { place.send_quietly(command) } else { place.send(command) }
     }
+}
+
+fn for_shard(
+    shard: u16,
+    channel: &Channel,
+    message: &Message,
+    exclude: Option<Address>,
+    receipt: Option<&Receipt>,
+) -> Command {
+    Command::Publish(Publish {
+        channel: channel.clone(),
+        message: message.clone(),
+        exclude: exclude.filter(|address| address.shard == shard),
+        receipt: receipt.cloned(),
+    })
 }
 
 #[cfg(test)]
