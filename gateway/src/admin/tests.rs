@@ -22,6 +22,7 @@ use crate::in_force::InForce;
 use crate::metrics::{Descriptors, Sources};
 
 mod inspection;
+pub(crate) mod peered;
 mod users;
 
 /// Wakes a scripted shard.

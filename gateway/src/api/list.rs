@@ -117,9 +117,10 @@ async fn part(admin: &Admin, at: &Cursor, limit: u16) -> Result<Part, Error> {
     if at.node == admin.node {
         return list_here(admin, epoch, at.place, limit).await;
     }
-    let (from, limit) = (Some(at.place.into()), limit.min(PART_SIZE_MAX).into());
-    match call(admin, &at.node, Order::List(wire::List { epoch, from, limit })).await? {
-        Done::Page(part) => Ok(part),
+    let limit = limit.min(PART_SIZE_MAX);
+    let order = Order::List(wire::List { epoch, from: Some(at.place.into()), limit: limit.into() });
+    match call(admin, &at.node, order).await? {
+        Done::Page(part) if part.gets_ahead(at.place, limit) => Ok(part),
         _ => Err(unreadable(&at.node)),
     }
 }
@@ -130,6 +131,14 @@ pub(super) struct Part {
     pub(super) connections: Vec<Connection>,
     pub(super) epoch: u32,
     pub(super) next: Option<Place>,
+}
+
+impl Part {
+    /// Whether it is an answer to what was asked, after which a list that goes on comes to its end. Another node says so.
+    fn gets_ahead(&self, from: Place, limit: u16) -> bool {
+        let is_ahead = |next| next > from && !self.connections.is_empty();
+        self.connections.len() <= usize::from(limit) && self.next.is_none_or(is_ahead)
+    }
 }
 
 /// The connections of this node from a place on, if it still lives the life of this epoch.
@@ -173,8 +182,8 @@ async fn gather(admin: &Admin, start: Place, size: usize) -> Result<(Vec<Connect
     Ok((connections, None))
 }
 
-/// Where a page starts within a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// Where a page starts within a node; behind what comes before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(super) struct Place {
     shard: u16,
     after: Option<u32>,
@@ -234,7 +243,32 @@ impl FromStr for Cursor {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use backend::proto::{self, answer};
+
     use super::*;
+    use crate::admin::tests::peered::Peered;
+
+    #[tokio::test]
+    async fn a_node_whose_part_of_a_list_never_ends_is_passed_over() {
+        let place = |shard, after| Some(proto::Place { shard, after });
+        let some = |many| vec![proto::Connection::default(); many];
+        for (what, connections, next) in [
+            ("nothing, and so on", some(0), place(0, None)),
+            ("nothing, and on behind it", some(0), place(0, Some(1))),
+            ("the same again and again", some(1), place(0, None)),
+            ("more than it was asked for", some(101), None),
+        ] {
+            let outcome = Some(answer::Outcome::Page(answer::Page { connections, next }));
+            let admin = Peered::answering(proto::Answer { epoch: 9, outcome, ..proto::Answer::default() })
+                .node(Vec::new());
+            let first = timeout(Duration::from_secs(10), list(&admin, Some(100), None)).await;
+            let first = first.expect(what).unwrap();
+            assert_eq!((first.connections.len(), first.silent), (0, vec!["m".to_owned()]), "{what}");
+            let token = first.next_page_token.unwrap();
+            let second = list(&admin, Some(100), Some(&token)).await.unwrap();
+            assert_eq!((second.connections.len(), second.next_page_token), (0, None), "{what}");
+        }
+    }
 
     #[test]
     fn a_page_token_survives_the_way_through_the_caller() {
