@@ -7,9 +7,10 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use backend::bus_stats::Count;
 use backend::peers::{Asked, Beat, Heard};
 use backend::presence::{BEAT_EVERY, NODES_MAX};
-use backend::{BusState, Peers, Presence};
+use backend::{BusState, BusStats, Peers, Presence};
 use bridge::{Epoch, NodeName};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -84,21 +85,7 @@ pub(crate) async fn run(admin: Arc<Admin>, stopped: impl Future<Output = ()>) {
     let bus = admin.publisher.clone();
     let Some(peers) = bus.bus().peers() else { return };
     let Some(heard) = peers.hear() else { return };
-    let presence = Presence::new(Instant::now(), node::random());
-    let room = |places| Arc::new(Semaphore::new(places));
-    Cluster {
-        admin: &admin,
-        peers,
-        presence,
-        commands: room(COMMANDS_MAX),
-        refusals: room(REFUSALS_MAX),
-        tellings: room(TELLINGS_MAX),
-        beats: 0,
-        losses: losses(&admin),
-        was_away: bus.bus().state() == BusState::Away,
-    }
-    .run(heard, stopped)
-    .await;
+    Cluster::new(&admin, peers).run(heard, stopped).await;
 }
 
 /// How often the bus was lost.
@@ -118,7 +105,22 @@ struct Cluster<'a> {
     was_away: bool,
 }
 
-impl Cluster<'_> {
+impl<'a> Cluster<'a> {
+    fn new(admin: &'a Arc<Admin>, peers: &'a dyn Peers) -> Self {
+        let room = |places| Arc::new(Semaphore::new(places));
+        Self {
+            admin,
+            peers,
+            presence: Presence::new(Instant::now(), node::random()),
+            commands: room(COMMANDS_MAX),
+            refusals: room(REFUSALS_MAX),
+            tellings: room(TELLINGS_MAX),
+            beats: 0,
+            losses: losses(admin),
+            was_away: admin.publisher.bus().state() == BusState::Away,
+        }
+    }
+
     async fn run(mut self, mut heard: mpsc::Receiver<Heard>, stopped: impl Future<Output = ()>) {
         let mut stopped = pin!(stopped);
         let (mut beats, mut looks) = (interval(BEAT_EVERY), interval(LOOK_EVERY));
@@ -225,12 +227,19 @@ impl Cluster<'_> {
                 drop((permit, asked));
             });
         } else if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
+            self.count(|stats| &stats.commands_refused);
             tokio::spawn(async move {
                 answer(&admin, command::refuse_busy(&admin, &asked)).await;
                 drop(permit);
             });
-        } else if let Some(stats) = self.admin.publisher.bus().stats() {
-            stats.undelivered.add(1);
+        } else {
+            self.count(|stats| &stats.undelivered);
+        }
+    }
+
+    fn count(&self, of: impl Fn(&BusStats) -> &Count) {
+        if let Some(stats) = self.admin.publisher.bus().stats() {
+            of(stats).add(1);
         }
     }
 }
@@ -244,7 +253,39 @@ async fn answer(admin: &Admin, reply: Option<Reply>) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use backend::{Bus as _, proto};
+    use bridge::Wake;
+    use bridge::mailbox::mailbox;
+    use bytes::Bytes;
+
     use super::*;
+    use crate::admin::tests::peered::Peered;
+
+    struct Deaf;
+    impl Wake for Deaf {
+        fn wake(&self) {}
+    }
+
+    #[tokio::test]
+    async fn commands_beyond_those_that_may_be_obeyed_at_once_are_answered_busy_and_counted() {
+        let (mailbox, _inbox) = mailbox(2 * COMMANDS_MAX, 1 << 20, Arc::new(Deaf));
+        let bus = Peered::answering(proto::Answer::default());
+        let admin = Arc::new(bus.node(vec![mailbox]));
+        let cluster = Cluster::new(&admin, &*bus);
+        let room = Arc::new(Semaphore::new(1));
+        for _ in 0..COMMANDS_MAX + REFUSALS_MAX + 1 {
+            let command = Bytes::from_static(br#"{"describe": {"connection": "n-1-00000007-0-0-1"}}"#);
+            let room = Arc::clone(&room).try_acquire_many_owned(0).unwrap();
+            cluster.obey(Asked { command, to_all: false, reply_to: Some("who asks".to_owned()), room });
+        }
+        let stats = bus.stats().unwrap();
+        assert_eq!((stats.commands_refused.value(), stats.undelivered.value()), (REFUSALS_MAX as u64, 1));
+        while bus.answered.lock().unwrap().len() < REFUSALS_MAX {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(bus.answered.lock().unwrap().len(), REFUSALS_MAX, "the others wait for their shard");
+    }
 
     #[test]
     fn a_name_that_is_there_twice_is_asked_once_and_ours_never() {

@@ -298,6 +298,14 @@ fn commands_over_the_bus_are_obeyed_in_either_form(kind: BusKind) {
     let refused = app.ask_protobuf(&["command", "a"], in_protobuf);
     let Some(answer::Outcome::Error(why)) = refused.outcome else { panic!("{refused:?}") };
     assert_eq!(why.reason, "gone");
+    // A connection that no node has: one of them says so, and each command is counted once.
+    let stale = |gateway: &Gateway| gateway.metrics().value("gateway_bus_stale_total");
+    assert_eq!((stale(&a), stale(&b)), (2.0, 0.0));
+    for (id, answers) in [("b-00000001-0-0-1", "b"), ("a-00000001-0-0-1", "a"), ("z-00000001-0-0-1", "a")] {
+        let answer = app.ask(&["command"], json!({ "send": { "connection": id, "text": "?" } }));
+        assert_eq!((&answer["error"]["reason"], &answer["node"]), (&json!("gone"), &json!(answers)), "{id}");
+    }
+    assert_eq!((stale(&a), stale(&b)), (4.0, 1.0));
     let publish = json!({ "publish": { "channel": "room.x", "message": { "text": "?" } } });
     assert_eq!(app.ask(&["command", "a"], publish)["error"]["reason"], "bad_request");
     let nobody = json!({ "describe": { "connection": "x" } });

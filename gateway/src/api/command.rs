@@ -7,11 +7,12 @@ mod form;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use backend::Peers;
+use backend::bus_stats::Count;
 use backend::peers::{Asked, CallError, call_all};
 use backend::proto;
 use backend::proto::command::Order;
-use bridge::NodeName;
+use backend::{BusStats, Peers};
+use bridge::{ConnId, NodeName};
 use bytes::Bytes;
 
 use self::form::Question;
@@ -46,12 +47,10 @@ pub(crate) struct Reply {
     pub(crate) answer: Bytes,
 }
 
-/// Obeys a command from the bus. `None` when nobody waits for an answer, or it is about a connection of another that heard it,
-/// too: it went to all nodes, or there are two of this name. The first answer would hide the other's.
+/// Obeys a command from the bus. `None` when nobody waits for an answer, or it is for another node that heard it, too, to say
+/// what becomes of it ([`says_gone`]): the first answer would hide the other's.
 pub(crate) async fn obey(admin: &Admin, asked: &Asked) -> Option<Reply> {
-    if let Some(stats) = admin.publisher.bus().stats() {
-        stats.commands.add(1);
-    }
+    count(admin, |stats| &stats.commands);
     let peers = admin.publisher.bus().peers()?;
     let Question { manner, reply_to, order } = form::read(&asked.command);
     let Ok(to) = address(peers, asked, &reply_to) else {
@@ -61,10 +60,12 @@ pub(crate) async fn obey(admin: &Admin, asked: &Asked) -> Option<Reply> {
     };
     let outcome = match order {
         Ok(order) => match connection(&order).map(|id| (id, admin.hold(id))) {
-            Some((id, Err(error)))
-                if error.reason == Reason::Gone && (asked.to_all || admin.is_of_a_twin(id)) =>
-            {
-                return None;
+            Some((id, Err(error))) if error.reason == Reason::Gone => {
+                if !says_gone(admin, peers, asked.to_all, id).await {
+                    return None;
+                }
+                count(admin, |stats| &stats.stale);
+                Err(error)
             }
             Some((_, Err(error))) => Err(error),
             Some((_, Ok(()))) | None => perform(admin, order).await,
@@ -85,9 +86,30 @@ pub(crate) async fn obey(admin: &Admin, asked: &Asked) -> Option<Reply> {
     Some(Reply { to: to?, answer })
 }
 
+/// Whether this node says of a connection that it does not have that it is gone. What went to all nodes is for the one whose
+/// name the id has; where that is not there, for the first by name.
+async fn says_gone(admin: &Admin, peers: &dyn Peers, to_all: bool, id: &str) -> bool {
+    let Ok(id) = id.parse::<ConnId>() else { return true };
+    if id.node == admin.node || !to_all {
+        return !admin.is_of_a_twin(&id);
+    }
+    let others = admin.nodes.others(&admin.node);
+    let is_first = others.first().is_none_or(|first| admin.node.as_str() < first.as_str());
+    if !is_first || admin.nodes.knows(&id.node) {
+        return false;
+    }
+    // One that has just come has heard it, too, and is not known yet.
+    let describe = Order::Describe(proto::command::Describe { connection: id.to_string() });
+    peers.call(&id.node, command(describe), CALL_WITHIN).await == Err(CallError::Silent)
+}
+
 fn malformed(admin: &Admin) {
+    count(admin, |stats| &stats.malformed);
+}
+
+fn count(admin: &Admin, of: impl Fn(&BusStats) -> &Count) {
     if let Some(stats) = admin.publisher.bus().stats() {
-        stats.malformed.add(1);
+        of(stats).add(1);
     }
 }
 

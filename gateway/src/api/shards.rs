@@ -63,8 +63,7 @@ impl Admin {
     }
 
     /// Whether an id is of another life of this node that is there, too: it hears what this one hears, and knows better.
-    pub(super) fn is_of_a_twin(&self, id: &str) -> bool {
-        let Ok(id) = read(id) else { return false };
+    pub(super) fn is_of_a_twin(&self, id: &ConnId) -> bool {
         let is_it = |(node, epoch): &(NodeName, Epoch)| *node == id.node && *epoch == id.epoch;
         id.node == self.node && self.nodes.now().iter().any(is_it)
     }
@@ -132,11 +131,11 @@ mod tests {
     #[test]
     fn a_connection_of_another_life_is_that_ones_only_while_it_is_there() {
         let admin = node_with_mailboxes(Vec::new());
-        let id = |name: &str, epoch: u32| format!("{name}-{epoch:08x}-0-1-1");
-        assert!(admin.hold(&id("n-1", 8)).is_err() && !admin.is_of_a_twin(&id("n-1", 8)));
+        let id = |name: &str, epoch: u32| format!("{name}-{epoch:08x}-0-1-1").parse::<ConnId>().unwrap();
+        assert!(admin.hold(&id("n-1", 8).to_string()).is_err() && !admin.is_of_a_twin(&id("n-1", 8)));
         admin.nodes.set(vec![(admin.node.clone(), Epoch(8)), (NodeName::parse("n-2").unwrap(), Epoch(9))]);
         assert!(admin.is_of_a_twin(&id("n-1", 8)));
-        for other in [id("n-1", 7), id("n-1", 9), id("n-2", 9), "no id".to_owned()] {
+        for other in [id("n-1", 7), id("n-1", 9), id("n-2", 9)] {
             assert!(!admin.is_of_a_twin(&other), "{other}");
         }
     }

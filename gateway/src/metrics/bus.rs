@@ -14,7 +14,7 @@ const SUBSCRIPTIONS: &str = "gateway_bus_subscriptions";
 type Figure = (&'static str, fn(&BusStats) -> u64, &'static str);
 
 #[rustfmt::skip]
-const COUNTERS: [Figure; 18] = [
+const COUNTERS: [Figure; 21] = [
     ("gateway_bus_forwarded_total", |s| s.forwarded.value(), "Messages for channels handed to the bus."),
     ("gateway_bus_forwards_left_out_total", |s| s.left_out.value(), "Messages for channels that the bus was not there for, or that are larger than it takes."),
     ("gateway_bus_received_total", |s| s.received.value(), "Messages taken from the bus for subscribers or connections of this node."),
@@ -22,7 +22,7 @@ const COUNTERS: [Figure; 18] = [
     ("gateway_bus_overrun_total", |s| s.overrun.value(), "Messages that came from the bus faster than they were taken and were dropped at a bound; at least so many."),
     ("gateway_bus_own_copies_total", |s| s.own_copies.value(), "Own messages that came back from the bus."),
     ("gateway_bus_malformed_total", |s| s.malformed.value(), "Messages from the bus whose subject, id or content is not ours."),
-    ("gateway_bus_stale_total", |s| s.stale.value(), "Messages from the bus to a connection of another life of this node."),
+    ("gateway_bus_stale_total", |s| s.stale.value(), "Messages and commands from the bus to a connection of another life of this node, or of a node that is not there."),
     ("gateway_bus_no_responders_total", |s| s.no_responders.value(), "Inbound events that nobody on the bus listened to."),
     ("gateway_bus_inbound_total", |s| s.inbound.value(), "Inbound events that the bus has."),
     ("gateway_bus_inbound_retries_total", |s| s.inbound_retries.value(), "Attempts to hand an inbound event to the bus that failed and were made again."),
@@ -30,6 +30,9 @@ const COUNTERS: [Figure; 18] = [
     ("gateway_bus_calls_total", |s| s.calls.value(), "Calls to other nodes."),
     ("gateway_bus_calls_unanswered_total", |s| s.calls_unanswered.value(), "Calls to other nodes that had no answer in time."),
     ("gateway_bus_commands_total", |s| s.commands.value(), "Commands of other nodes and of app servers taken from the bus."),
+    ("gateway_bus_commands_refused_total", |s| s.commands_refused.value(), "Commands from the bus that were answered busy, because too many were being obeyed."),
+    ("gateway_bus_answers_left_out_total", |s| s.answers_left_out.value(), "Messages to connections that were requests and had no answer, because too many waited for one."),
+    ("gateway_bus_words_left_out_total", |s| s.words_left_out.value(), "Words about who is there that found no room on their way to the bus."),
     ("gateway_bus_connects_failed_total", |s| s.connects_failed.value(), "Attempts to reach the bus that failed."),
     ("gateway_bus_losses_total", |s| s.losses.value(), "Times the bus was lost."),
     ("gateway_bus_subscription_operations_total", |s| s.subscription_operations.value(), "Operations that began or ended a subscription on the bus."),

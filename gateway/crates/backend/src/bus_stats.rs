@@ -50,7 +50,7 @@ bus_stats! {
     own_copies,
     /// Messages whose subject, channel name, id or envelope is not ours.
     malformed,
-    /// Messages and commands to a connection that is gone, or of another epoch.
+    /// Messages and commands to a connection of another life of this node, or of a node that is not there.
     stale,
     /// Answers of the bus that nobody listens to an inbound subject.
     no_responders,
@@ -66,6 +66,12 @@ bus_stats! {
     calls_unanswered,
     /// Commands taken from the bus.
     commands,
+    /// Commands that were answered busy, because too many were being obeyed.
+    commands_refused,
+    /// Messages to connections that were requests and had no answer, because too many waited for one.
+    answers_left_out,
+    /// Words about who is there that found no room on their way to the bus.
+    words_left_out,
     /// Attempts to reach the bus that failed.
     connects_failed,
     /// Times the bus was lost.

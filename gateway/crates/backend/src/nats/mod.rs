@@ -97,7 +97,7 @@ impl Nats {
                 found => drop(clear.send_replace(found.is_ok())),
             }
         }
-        let answers = Answers::new(link.clone());
+        let answers = Answers::new(link.clone(), Arc::clone(&stats));
         let (of_connections, to_connections) = Arrivals::new(&stats);
         let replies = Replies::subscribe(&link, &subjects, &answers, of_connections, &stats).await?;
         let (nodes, listener) = Nodes::subscribe(&link, &subjects, &stats).await?;

@@ -79,11 +79,12 @@ impl Replies {
 pub(super) struct Answers {
     link: Link,
     room: Arc<Semaphore>,
+    stats: Arc<BusStats>,
 }
 
 impl Answers {
-    pub(super) fn new(link: Link) -> Self {
-        Self { link, room: Arc::new(Semaphore::new(ANSWERS_MAX)) }
+    pub(super) fn new(link: Link, stats: Arc<BusStats>) -> Self {
+        Self { link, room: Arc::new(Semaphore::new(ANSWERS_MAX)), stats }
     }
 
     /// Delivers what was heard, in its order, and answers when its shard has.
@@ -118,8 +119,13 @@ impl Answers {
         });
     }
 
+    /// Room for one more answer; without any the sender hears nothing.
     fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.room).try_acquire_owned().ok()
+        let permit = Arc::clone(&self.room).try_acquire_owned().ok();
+        if permit.is_none() {
+            self.stats.answers_left_out.add(1);
+        }
+        permit
     }
 }
 

@@ -77,7 +77,9 @@ impl Nodes {
     fn say(&self, what: OfNodes, words: Vec<u8>, done: Option<oneshot::Sender<Option<u64>>>) {
         if !self.is_away() {
             let what = What::Words(self.keys.place_of(what).to_owned(), words);
-            let _ = self.words.try_send(Forward { what, done });
+            if self.words.try_send(Forward { what, done }).is_err() {
+                self.stats.words_left_out.add(1);
+            }
         }
     }
 
@@ -259,7 +261,11 @@ mod tests {
         let node = NodeName::parse("b").unwrap();
         let (nodes, _ears) =
             Nodes::new(&Keys::new(&"gateway".into(), &node, Epoch(1)), &health, &forwards, words, &stats);
-        nodes.beat(Beat { node, epoch: Epoch(1), number: 1, leaves: false }).await;
+        let beat = Beat { node, epoch: Epoch(1), number: 1, leaves: false };
+        nodes.beat(beat.clone()).await;
+        assert_eq!(stats.words_left_out.value(), 0);
+        nodes.beat(beat).await;
+        assert_eq!(stats.words_left_out.value(), 1, "it does not wait for room, and is counted");
         assert!(matches!(said.try_recv().unwrap().what, What::Words(name, _) if name.ends_with("presence")));
     }
 

@@ -5,10 +5,12 @@
 mod node;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use backend::{BusState, Excluded, PublishError};
 use bridge::message::Bytes;
 use bridge::{Address, Channel, ConnId, Epoch, Kind, Message};
+use tokio::time::Instant;
 
 use self::node::{Pair, Which};
 
@@ -36,6 +38,25 @@ on_every_bus! {
     what_the_api_publishes_reaches_both_nodes
     who_is_excluded_is_left_out_where_it_is
     what_an_app_server_says_without_a_kind_is_left_to_routes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_beyond_those_that_may_wait_for_an_answer_are_delivered_and_counted() {
+    // As in `nats::replies`.
+    const ANSWERS_MAX: u64 = 4096;
+    const MORE: u64 = 10;
+    let mut pair = Pair::start(Which::Nats).await;
+    let to = pair.there().id(Address { shard: 0, slot: 7, generation: 1 });
+    pair.ask_on_nats(&format!("gateway.connection.b.{to}"), ANSWERS_MAX + MORE).await;
+    // Nobody takes them, and so none is answered meanwhile.
+    let bus = Arc::clone(&pair.there().bus);
+    let stats = bus.stats().unwrap();
+    let (started, mut looks) = (Instant::now(), tokio::time::interval(Duration::from_millis(2)));
+    while stats.received.value() < ANSWERS_MAX + MORE {
+        assert!(started.elapsed() < Duration::from_secs(20), "{}", stats.received.value());
+        looks.tick().await;
+    }
+    assert_eq!(stats.answers_left_out.value(), MORE);
 }
 
 async fn a_publisher_is_heard_in_order_once_and_by_nobody_else(which: Which) {

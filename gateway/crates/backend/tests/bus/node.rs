@@ -111,6 +111,16 @@ impl Pair {
         assert!(Process::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
+    /// Somebody else on NATS makes so many requests, and does not wait for answers.
+    pub(crate) async fn ask_on_nats(&self, subject: &str, many: u64) {
+        let port = self.server.as_ref().map_or(0, |server| server.port);
+        let nats = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
+        for _ in 0..many {
+            nats.publish_with_reply(subject.to_owned(), nats.new_inbox(), Bytes::new()).await.unwrap();
+        }
+        nats.flush().await.unwrap();
+    }
+
     /// Waits until the hearing node has so many subscriptions, and the server knows.
     pub(crate) async fn settled(&mut self, channels: usize) {
         if self.nodes.len() == 1 {
