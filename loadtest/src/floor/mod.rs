@@ -12,7 +12,7 @@ mod post;
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Barrier};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 
@@ -104,25 +104,36 @@ fn serve(args: &Args) -> io::Result<()> {
         println!("listening ws={address}");
         return floor.map_or(Ok(()), |floor| floor?.serve());
     }
-    let ready = Arc::new(Barrier::new(polls.len() + 1));
-    let mut threads = Vec::new();
+    let threads = polls.len();
+    let (say, listening) = sync_channel(threads);
+    let (end, ended) = sync_channel(threads);
     for (number, (poll, post)) in polls.into_iter().zip(posts).enumerate() {
-        let (args, ready) = (args.clone(), ready.clone());
-        let body = move || -> io::Result<()> {
+        let (args, say, end) = (args.clone(), say.clone(), end.clone());
+        let body = move || {
             let split = sockets::split_descriptor_table(poll.as_raw_fd());
             let floor = split.and_then(|()| Floor::listen(&args, address, shared, poll, post));
-            ready.wait();
-            floor?.serve()
+            let (here, served) = match floor {
+                Ok(floor) => (Ok(()), Some(floor)),
+                Err(error) => (Err(error), None),
+            };
+            // Nobody listens any more when another one has failed.
+            let _ = say.send(here);
+            if let Some(floor) = served {
+                let _ = end.send(floor.serve());
+            }
         };
-        threads.push(thread::Builder::new().name(format!("floor-{number}")).spawn(body)?);
+        thread::Builder::new().name(format!("floor-{number}")).spawn(body)?;
     }
-    ready.wait();
+    // Their own ends alone are left: a thread that panics drops them.
+    drop((say, end));
+    let gone = |_| io::Error::other("a thread panicked, see above");
+    for _ in 0..threads {
+        listening.recv().map_err(gone)??;
+    }
     drop(place);
     println!("listening ws={address}");
-    for thread in threads {
-        thread.join().map_err(|_| io::Error::other("a thread panicked, see above"))??;
-    }
-    Ok(())
+    // The first that fails ends all: the rest alone is no reference.
+    ended.recv().map_err(gone)?
 }
 
 /// A socket with this address; it does not listen.
@@ -178,8 +189,9 @@ impl Floor {
         let listener = token(self.listener.as_raw_fd());
         let mut events = Events::with_capacity(1024);
         let mut scratch = vec![0; SCRATCH];
-        let wait = self.pings.as_ref().map(|_| PING_STEP);
+        let mut next_ns = clock::now_ns();
         loop {
+            let wait = self.pings.as_ref().map(|_| until(next_ns));
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 other => other?,
@@ -195,7 +207,11 @@ impl Floor {
                     self.ready(event.token().0, event.is_read_closed(), &mut scratch);
                 }
             }
-            self.ping();
+            // In one go, as a step is for: one by one behind every pong, each would find its client asleep.
+            if wait.is_some() && until(next_ns).is_zero() {
+                next_ns = clock::now_ns() + args::ns(PING_STEP);
+                self.ping();
+            }
         }
     }
 
@@ -292,6 +308,11 @@ impl Pings {
         self.until_ns += due * each_ns;
         usize::try_from(due).unwrap_or(slots).min(slots)
     }
+}
+
+/// How long it is until then.
+fn until(then_ns: u64) -> Duration {
+    Duration::from_nanos(then_ns.saturating_sub(clock::now_ns()))
 }
 
 fn token(number: i32) -> Token {
