@@ -41,6 +41,8 @@ impl Floor {
                 "50ms",
                 "--bystander-rate",
                 "500",
+                "--broadcasts",
+                "3",
             ])
             .args(["--url", &format!("ws://{address}/echo"), "--server-pid", &process.id().to_string()])
             .args(["--max-errors", "0", "--json", &json.display().to_string()])

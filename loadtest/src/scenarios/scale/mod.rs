@@ -29,6 +29,7 @@ use crate::scenarios::bystanders::Party;
 use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
 use crate::scenarios::{Shared, merged, warn_when_busy};
+use crate::spread::Spread;
 use crate::traffic::{self, Traffic};
 use crowd::{Crowd, Hall, Part};
 use reference::Reference;
@@ -65,6 +66,9 @@ pub(crate) struct Args {
     /// Length of each window of echoes.
     #[arg(long, value_parser = args::seconds, default_value = "10")]
     echo_seconds: Duration,
+    /// Windows in which echoes flow as fast as they can, without the crowd and again beside it; their median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    echo_windows: u32,
     /// Length of the warm-up before each.
     #[arg(long, value_parser = parse_duration, default_value = "2s")]
     warm_up: Duration,
@@ -196,10 +200,9 @@ struct Held {
     lost: u64,
 }
 
-/// A window of echoes.
+/// Windows of echoes.
 struct Echoed {
-    usage: Usage,
-    messages: u64,
+    windows: Vec<(Usage, u64)>,
 }
 
 /// Broadcasts, and what goes on without any.
@@ -221,12 +224,16 @@ struct Flowed {
 }
 
 impl Run<'_> {
-    /// A closed window, which shows the rate, then an open one at a fixed rate, which shows the latency.
+    /// Closed windows, which show the rate, then an open one at a fixed rate, which shows the latency.
     fn echo(&self, setting: &str, open_rate: &mut Option<f64>) -> Result<Echoed, Failure> {
         self.progress.step(format!("echo, closed loop, {setting}"));
-        let flowed = self.traffic(None, |run| run.pass(run.args.echo_seconds))?;
-        let echoed = Echoed { usage: flowed.usage, messages: flowed.messages };
-        let rate = *open_rate.get_or_insert((echoed.rate_per_s() * OPEN_SHARE).max(1.0));
+        let closed = || {
+            let flowed = self.traffic(None, |run| run.pass(run.args.echo_seconds))?;
+            Ok((flowed.usage, flowed.messages))
+        };
+        let windows = (0..self.args.echo_windows).map(|_| closed()).collect::<Result<_, Failure>>()?;
+        let echoed = Echoed { windows };
+        let rate = *open_rate.get_or_insert((echoed.rates_per_s().median * OPEN_SHARE).max(1.0));
         self.progress.step(format!("echo, open loop, {setting}"));
         self.traffic(Some(rate), |run| run.pass(run.args.echo_seconds))?;
         Ok(echoed)
@@ -360,8 +367,15 @@ impl Held {
 }
 
 impl Echoed {
-    fn rate_per_s(&self) -> f64 {
-        self.messages as f64 / self.usage.seconds
+    fn rates_per_s(&self) -> Spread {
+        Spread::of(self.windows.iter().map(|(usage, messages)| *messages as f64 / usage.seconds).collect())
+    }
+
+    /// Server CPU of all windows for each message in them, us.
+    fn cpu_per_message_us(&self) -> Option<f64> {
+        let cpu_s: Option<f64> = self.windows.iter().map(|(usage, _)| usage.server_cpu_s).sum();
+        let messages: u64 = self.windows.iter().map(|(_, messages)| messages).sum();
+        cpu_s.filter(|_| messages > 0).map(|cpu_s| cpu_s * 1e6 / messages as f64)
     }
 }
 
@@ -392,8 +406,9 @@ impl Told {
         report.maybe("server_cpu_per_delivery", each, Unit::Micros);
         let crowds = gathered.scenarios.iter().filter_map(Part::crowd);
         report.percentiles("time_to_last_byte", &merged(crowds.map(Crowd::to_last)));
-        // Windows so far: closed and open without the crowd, the same beside it, bystanders alone, broadcasts.
-        let (alone, beside) = (window(gathered, 4), window(gathered, 5));
+        // Windows so far: closed ones and an open one without the crowd, the same beside it, bystanders alone, broadcasts.
+        let echoes = 2 * (args.echo_windows as usize + 1);
+        let (alone, beside) = (window(gathered, echoes), window(gathered, echoes + 1));
         tell_latencies(report, "bystanders_alone", &alone, false);
         tell_latencies(report, "bystanders_of_broadcasts", &beside, false);
         let ratio = ratio(each, reference, "server_cpu_per_delivery_us");
@@ -416,16 +431,23 @@ fn tell_echo(
     gathered: &Gathered<Part>,
 ) {
     for (name, echoed) in [("without", without), ("beside", with)] {
-        report.figure(format!("echo_rate_{name}_crowd"), echoed.rate_per_s(), Unit::PerSecond);
-        let cpu = echoed.usage.server_cpu_s.filter(|_| echoed.messages > 0);
-        let each = cpu.map(|cpu| cpu * 1e6 / echoed.messages as f64);
+        let Spread { least, median, most } = echoed.rates_per_s();
+        report.figure(format!("echo_rate_{name}_crowd"), median, Unit::PerSecond);
+        report.figure(format!("echo_rate_{name}_crowd_least"), least, Unit::PerSecond);
+        report.figure(format!("echo_rate_{name}_crowd_most"), most, Unit::PerSecond);
+        let each = echoed.cpu_per_message_us();
         report.maybe(format!("echo_server_cpu_per_message_{name}_crowd"), each, Unit::Micros);
     }
-    let ratio = with.rate_per_s() / without.rate_per_s().max(1e-9);
+    // A harness at its limit on either side would say nothing of the server.
+    let all = without.windows.iter().chain(&with.windows).map(|(usage, _)| usage);
+    if let Some(usage) = all.max_by(|a, b| a.busiest_client_percent.total_cmp(&b.busiest_client_percent)) {
+        warn_when_busy(report, usage);
+    }
+    let windows = without.windows.len();
+    let ratio = with.rates_per_s().median / without.rates_per_s().median.max(1e-9);
     report.figure("echo_rate_ratio", ratio, Unit::Count);
-    tell_latencies(report, "echo_without_crowd", &window(gathered, 1), false);
-    tell_latencies(report, "echo_beside_crowd", &window(gathered, 3), false);
-    warn_when_busy(report, &with.usage);
+    tell_latencies(report, "echo_without_crowd", &window(gathered, windows), false);
+    tell_latencies(report, "echo_beside_crowd", &window(gathered, 2 * windows + 1), false);
     report.check_least("min-rate-ratio", args.min_rate_ratio, Some(ratio));
 }
 
