@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     Connect(i32),
     /// The upgrade was answered with this status instead of 101.
     Refused(u16),
+    /// Ended with a reset before the upgrade was answered: the server let nobody in, and read nothing.
+    Unanswered,
     /// The answer to the upgrade breaks RFC 6455 section 4.1.
     Upgrade(&'static str),
     /// This stage took longer than the deadline.
@@ -54,6 +56,7 @@ impl fmt::Display for Fault {
         match *self {
             Fault::Connect(errno) => write!(f, "connect: {}", Errno::from_raw(errno).desc()),
             Fault::Refused(status) => write!(f, "refused with status {status}"),
+            Fault::Unanswered => f.write_str("reset before the upgrade was answered"),
             Fault::Upgrade(what) => write!(f, "bad upgrade: {what}"),
             Fault::Late(stage) => write!(f, "too slow: {stage}"),
             Fault::Early => f.write_str("ended before its time"),

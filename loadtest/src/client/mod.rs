@@ -14,6 +14,7 @@ use std::io::{self, Read};
 
 use mio::event::Event;
 use mio::{Events, Poll};
+use nix::errno::Errno;
 
 use alarm::Alarm;
 pub(crate) use desk::{Desk, Plan};
@@ -217,6 +218,14 @@ impl<S: Scenario> Client<S> {
     }
 
     fn end(&mut self, slot: Slot, fault: Option<Fault>) {
+        let fault = match fault {
+            Some(Fault::Broken(errno))
+                if errno == Errno::ECONNRESET as i32 && self.desk.stage(slot) == Stage::Upgrading =>
+            {
+                Some(Fault::Unanswered)
+            }
+            other => other,
+        };
         let counted = self.desk.end(slot, fault);
         self.scenario.closed(&mut self.desk, slot, counted);
     }

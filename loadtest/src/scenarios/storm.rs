@@ -13,6 +13,7 @@ use std::time::Duration;
 use config::units::parse_duration;
 use hdrhistogram::Histogram;
 
+use crate::api::Api;
 use crate::args;
 use crate::board::{Counts, Phase};
 use crate::client::{Desk, Dialogue, Farewell, Scenario, Slot, Stage, share};
@@ -32,6 +33,9 @@ use crate::scenarios::sides::Side;
 use crate::scenarios::{Shared, latencies, merged};
 use crate::sockets;
 use crate::traffic::{self, Traffic};
+
+/// How often the server is asked for its handshakes, ns.
+const LOOK_EVERY_NS: u64 = 200_000_000;
 
 /// Measures how a server takes it when everybody comes back at once.
 #[derive(Debug, Clone, clap::Args)]
@@ -68,6 +72,12 @@ pub(crate) struct Args {
     /// Storms, one after the other.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Where the server's `/metrics` are, as `http://127.0.0.1:8081`: the gauge `gateway_handshakes` is read during storms.
+    #[arg(long)]
+    metrics: Option<String>,
+    /// Fail (status 1) when more handshakes than this were seen at a time during a storm.
+    #[arg(long, requires = "metrics")]
+    max_handshakes: Option<u32>,
     /// Fail (status 1) when it takes longer until all are back.
     #[arg(long, value_parser = args::seconds)]
     max_time_to_all_back: Option<Duration>,
@@ -128,14 +138,15 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     crew.set_phase(Phase::Measure);
     crew.let_pass(&progress, args.calm, |_| false)?;
     settle(args, &crew, &progress)?;
+    let mut door = args.metrics.as_deref().map(Door::new).transpose()?;
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
-        rounds.push(storm(args, &crew, server, (number, connected), &progress)?);
+        rounds.push(storm(args, &crew, server, (number, connected), &progress, door.as_mut())?);
     }
 
     let mut gathered = crew.finish(&progress)?;
     gathered.faults.note_many(Fault::Lost, gathered.counts.sent.saturating_sub(gathered.counts.received));
-    let refusals = gathered.faults.take(|fault| matches!(fault, Fault::Refused(_) | Fault::Connect(_)));
+    let refusals = gathered.faults.take(|fault| is_refusal(*fault));
     let mut report = shared.report("storm", &plan, threads);
     report.about("connections", args.connections.to_string());
     report.about("farewell", format!("{:?}", args.farewell));
@@ -152,6 +163,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     tell_bystanders(&mut report, args, &gathered);
     let missing = rounds.iter().map(|round| cut - round.back.min(cut)).max();
     report.check("all-back", Some(0.0), missing.map(f64::from));
+    let most = door.and_then(|door| door.most);
+    report.maybe("handshakes_at_a_time", most, Unit::Count);
+    report.check("max-handshakes", args.max_handshakes.map(f64::from), most);
     let slowest = rounds.iter().map(|round| round.seconds).fold(0.0, f64::max);
     report.check(
         "max-time-to-all-back",
@@ -163,6 +177,11 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     report.check("max-memory-ratio", args.max_memory_ratio, worst);
     shared.conclude(&mut report, &gathered);
     Ok(report)
+}
+
+/// Whether a server that lets nobody in may say so in this way.
+const fn is_refusal(fault: Fault) -> bool {
+    matches!(fault, Fault::Refused(_) | Fault::Unanswered | Fault::Connect(_))
 }
 
 /// Threads for both.
@@ -214,20 +233,28 @@ fn storm(
     server: Option<Server>,
     (number, connected): (u32, u32),
     progress: &Progress,
+    mut door: Option<&mut Door>,
 ) -> Result<Round, Failure> {
     progress.step(format!("storm {number}: cut"));
-    crew.set_phase(Phase::Warm);
+    // What bystanders feel of the cut belongs to the storm, too. The phase first: before it, a goal is met by the ramp.
+    crew.set_phase(Phase::Measure);
+    crew.board().set_goal(args.bystanders);
+    crew.wake();
     crew.wait_until(progress, args.shared.patience, |counts| {
         counts.open <= args.bystanders && counts.busy == 0
     })?;
     progress.step(format!("storm {number}: coming back"));
     let before = crew.board().counts();
     let window = Window::open(server, crew.board())?;
-    crew.set_phase(Phase::Measure);
+    crew.board().set_goal(args.everybody());
+    crew.wake();
     let mut peak = None;
     let mut stand = Stand { open: before.open, since_ns: clock::now_ns() };
     crew.wait_until(progress, args.shared.patience, |counts: &Counts| {
         peak = peak.max(server.and_then(|server| server.resident_bytes_counted().ok()));
+        if let Some(door) = &mut door {
+            door.look(clock::now_ns());
+        }
         counts.open >= connected || stand.lasts(counts.open, clock::now_ns()) > args.shared.patience
     })?;
     let usage = window.close(crew.board())?;
@@ -237,6 +264,36 @@ fn storm(
     let tries = after.attempts - before.attempts;
     let back = after.open.saturating_sub(args.bystanders);
     Ok(Round { back, seconds: usage.seconds, tries, usage, peak, resident_after })
+}
+
+/// What the server says of those who are being let in.
+struct Door {
+    api: Api,
+    next_ns: u64,
+    /// Most handshakes seen at a time.
+    most: Option<f64>,
+}
+
+impl Door {
+    fn new(url: &str) -> Result<Door, Failure> {
+        Ok(Door { api: Api::new(url)?, next_ns: 0, most: None })
+    }
+
+    /// Asks, unless it has been asked a moment ago. Without an answer there is no figure, which breaks a bar on it.
+    fn look(&mut self, now_ns: u64) {
+        if now_ns < self.next_ns {
+            return;
+        }
+        self.next_ns = now_ns + LOOK_EVERY_NS;
+        if let Ok(answer) = self.api.call("GET", "/metrics", b"") {
+            self.most = self.most.into_iter().chain(handshakes(&answer.text())).reduce(f64::max);
+        }
+    }
+}
+
+/// The gauge in an exposition (Prometheus text format).
+fn handshakes(exposition: &str) -> Option<f64> {
+    exposition.lines().find_map(|line| line.strip_prefix("gateway_handshakes ")?.trim().parse().ok())
 }
 
 /// How many are open, and since when. Bystanders echo all the while, so that counts never stand still: whether anybody
@@ -278,10 +335,12 @@ impl Round {
     }
 }
 
-/// The connections of one thread. `Warm` cuts them, `Measure` brings them back that are cut.
+/// The connections of one thread: cut when the goal is without them, and back when it is with them again.
 struct Storm {
     ramp: Ramp,
     phase: Phase,
+    /// The thread's share of the goal at its last turn.
+    goal: u32,
     slots: u32,
     farewell: Farewell,
     under_way: u32,
@@ -299,6 +358,7 @@ impl Storm {
         Storm {
             ramp: Ramp::new(args.rate / f64::from(threads)),
             phase: Phase::Ramp,
+            goal: 0,
             slots,
             farewell: args.farewell,
             under_way: args.under_way,
@@ -349,22 +409,18 @@ impl Storm {
 
 impl Scenario for Storm {
     fn turn(&mut self, desk: &mut Desk) -> u64 {
-        let before = std::mem::replace(&mut self.phase, desk.phase());
-        match self.phase {
-            Phase::Warm => {
-                if before != Phase::Warm {
-                    self.cut(desk);
-                }
-                u64::MAX
-            }
-            Phase::Measure if self.is_cut => {
-                if before != Phase::Measure {
-                    self.begin();
-                }
-                self.come_back(desk)
-            }
-            _ => self.ramp.turn(desk),
+        self.phase = desk.phase();
+        if self.phase != Phase::Measure {
+            self.goal = desk.goal();
+            return self.ramp.turn(desk);
         }
+        let before = std::mem::replace(&mut self.goal, desk.goal());
+        if before > 0 && self.goal == 0 {
+            self.cut(desk);
+        } else if before == 0 && self.goal > 0 {
+            self.begin();
+        }
+        if self.is_cut && self.goal > 0 { self.come_back(desk) } else { u64::MAX }
     }
 
     fn opened(&mut self, desk: &mut Desk, _slot: Slot) {
@@ -386,6 +442,12 @@ impl Scenario for Storm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_gauge_of_handshakes_is_found_among_the_others() {
+        let text = "# HELP gateway_handshakes x\ngateway_handshakes_refused_total{reason=\"a\"} 7\ngateway_handshakes 12\n";
+        assert_eq!((handshakes(text), handshakes("gateway_connections 3\n")), (Some(12.0), None));
+    }
 
     #[test]
     fn a_stand_begins_anew_with_each_who_comes_or_goes() {
