@@ -41,8 +41,9 @@ impl EndingsLog {
     pub(crate) fn observe(&mut self, event: Event) {
         match event {
             Event::Ended(ending) => {
+                // First it can be found, then it is said: whoever reads the line may ask for more at once.
+                self.recent.keep(unix_ms(), ending.clone());
                 self.log(&ending);
-                self.recent.keep(unix_ms(), ending);
             }
             Event::Limited(limited) => limited::log(&limited),
             Event::Inbound(_) | Event::Authorize(_) => {}

@@ -42,11 +42,12 @@ pub(crate) async fn watch(admin: Arc<Admin>) {
             resident = resident_bytes().unwrap_or(resident);
         }
         let next = judge(resident);
+        // First it is so, then it is said: whoever reads the line finds the gate as it says.
+        admin.gate.set_memory(next);
         if next != memory {
             say(next, resident, limit);
         }
         memory = next;
-        admin.gate.set_memory(memory);
     }
 }
 
