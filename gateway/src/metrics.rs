@@ -196,13 +196,14 @@ struct Register<'a> {
 
 impl Register<'_> {
     fn all(&mut self, sources: &Sources) {
-        for (name, read, help) in COUNTERS.iter().copied() {
-            self.describe_counter(name, help);
-            self.counter(name, Vec::new(), Box::new(move |from| sum(from, read)));
-        }
+        // Read in this order, gauges first: a scrape that shows that somebody has gone shows what he had done, too.
         for (name, read, help) in GAUGES.iter().copied() {
             self.describe_gauge(name, help);
             self.gauge(name, Vec::new(), Box::new(move |from| sum(from, read)));
+        }
+        for (name, read, help) in COUNTERS.iter().copied() {
+            self.describe_counter(name, help);
+            self.counter(name, Vec::new(), Box::new(move |from| sum(from, read)));
         }
         self.by_reason(
             "gateway_handshakes_refused_total",

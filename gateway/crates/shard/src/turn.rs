@@ -297,7 +297,6 @@ impl<N: Net> Shard<N> {
 
     fn gauge(&self) {
         let stats = &self.stats;
-        stats.connections.set(u64::from(self.conns.len()));
         stats.handshakes.set(u64::from(self.handshakes));
         stats.fanout_pending.set(self.fanout.pending() as u64);
         stats.backlog_bytes.set(self.backlog.bytes_held());
@@ -315,6 +314,8 @@ impl<N: Net> Shard<N> {
         stats.unplaced_bytes.set(self.unplaced.bytes() as u64);
         stats.outbox_events.set((self.outbox.len() + self.unreported.len()) as u64);
         stats.inbound_unsettled.set(self.lanes.unsettled());
+        // Written last and read first: whoever sees that somebody has gone sees what went with him, too.
+        stats.connections.set(u64::from(self.conns.len()));
         stats.turns.add(1);
     }
 
