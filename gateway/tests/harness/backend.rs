@@ -27,6 +27,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use super::eventually;
+use super::servers::free_port;
 
 /// What an app server may say ahead of the gateway's reading.
 const WORDS_MAX: usize = 65_536;
@@ -198,9 +199,9 @@ impl Backend for Service {
 }
 
 impl AppServer {
-    /// One on a port of the kernel's choice.
+    /// One on a port of its own.
     pub(crate) fn start(conduct: Conduct) -> Self {
-        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), conduct, Arc::default())
+        Self::start_at(anywhere(), conduct, Arc::default())
     }
 
     /// One at this address, which goes on with what another has seen.
@@ -208,9 +209,9 @@ impl AppServer {
         Self::start_as(address, conduct, seen, Manner::default())
     }
 
-    /// One on a port of the kernel's choice that has more than sessions.
+    /// One on a port of its own that has more than sessions.
     pub(crate) fn start_with(conduct: Conduct, manner: Manner) -> Self {
-        Self::start_as(SocketAddr::from(([127, 0, 0, 1], 0)), conduct, Arc::default(), manner)
+        Self::start_as(anywhere(), conduct, Arc::default(), manner)
     }
 
     fn start_as(address: SocketAddr, conduct: Conduct, seen: Arc<Mutex<Seen>>, manner: Manner) -> Self {
@@ -277,6 +278,11 @@ impl AppServer {
     pub(crate) fn result(&self, id: u64) -> backend::proto::result::Status {
         self.until("a result", |seen| seen.results.get(&id).map(Done::status))
     }
+}
+
+/// An address that stays free for another process of it when this one was killed.
+pub(crate) fn anywhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
 
 async fn admit(stream: TcpStream, service: Arc<Service>, manner: Manner) {

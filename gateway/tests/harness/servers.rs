@@ -1,13 +1,15 @@
 //! Servers that the gateway works with, as child processes on ports of their own: started, killed and started again by
 //! a test, and killed by their ids when it ends. They come out of the distribution's packages (`make tools`).
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::IntoRawFd as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 use super::eventually;
 
@@ -111,8 +113,16 @@ impl Drop for NatsServer {
     }
 }
 
-/// A port that nobody listens on. Somebody might before it is used; the kernel hands ports out in turn, so not soon.
+/// A port of loopback that nobody listens on, and that the kernel gives to nobody else before this process ends: whoever
+/// asks for it may listen there, end and begin again.
 #[track_caller]
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    let held = TcpSocket::new_v4().unwrap();
+    // Two sockets may share a port as long as both say so and only one listens.
+    held.set_reuseaddr(true).unwrap();
+    held.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let port = held.local_addr().unwrap().port();
+    // Never closed.
+    let _ = held.into_raw_fd();
+    port
 }

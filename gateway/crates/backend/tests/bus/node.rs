@@ -1,7 +1,8 @@
 //! Two nodes on one bus, or one on the embedded bus, which is both; servers of a test's own; and mailboxes that the test
 //! reads in place of shards.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
+use std::os::fd::IntoRawFd as _;
 use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use bridge::mailbox::{Wake, mailbox};
 use bridge::message::Bytes;
 use bridge::{Address, Channel, Command, ConnId, Epoch, Inbox, Kind, Message, NodeName, Switchboard};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -253,7 +255,7 @@ struct Running {
 impl Running {
     fn start(which: Which) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         // Where `make tools` puts them, unless there are others anyhow.
         let tools = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../.tools"));
         let (unpacked, name) = match which {
@@ -275,6 +277,18 @@ impl Running {
         }
         Self { child, port, _folder: folder }
     }
+}
+
+/// A port of loopback that nobody listens on, and that the kernel gives to nobody else before this process ends.
+fn free_port() -> u16 {
+    let held = TcpSocket::new_v4().unwrap();
+    // Two sockets may share a port as long as both say so and only one listens.
+    held.set_reuseaddr(true).unwrap();
+    held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = held.local_addr().unwrap().port();
+    // Never closed.
+    let _ = held.into_raw_fd();
+    port
 }
 
 impl Drop for Running {
