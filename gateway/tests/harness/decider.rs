@@ -14,9 +14,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
+
+use super::servers::free_port;
 
 /// What is answered, and after how long.
 pub(crate) type Verdict = (Duration, Result<AuthorizeResponse, Status>);
@@ -37,6 +40,8 @@ struct Notes {
     most: AtomicUsize,
     /// Of the last question.
     metadata: Mutex<MetadataMap>,
+    /// Nobody is answered while this is so.
+    holds: watch::Sender<bool>,
 }
 
 struct Service {
@@ -68,6 +73,7 @@ impl Backend for Service {
         notes.metadata.lock().unwrap().clone_from(request.metadata());
         let (after, answer) = (self.decide)(request.get_ref());
         notes.asked.lock().unwrap().push(request.into_inner());
+        let _ = notes.holds.subscribe().wait_for(|holds| !holds).await;
         // It takes this long to know.
         let _ = tokio::time::timeout(after, std::future::pending::<()>()).await;
         answer.map(Response::new)
@@ -84,7 +90,7 @@ impl Backend for Service {
 impl Decider {
     /// A server that decides so, on any port.
     pub(crate) fn start(decide: impl Fn(&AuthorizeRequest) -> Verdict + Send + Sync + 'static) -> Self {
-        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), decide)
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], free_port())), decide)
     }
 
     /// The same at this address.
@@ -107,6 +113,11 @@ impl Decider {
             }
         });
         Self { runtime: Some(runtime), address, notes }
+    }
+
+    /// Answers nobody from now on, or all of them again.
+    pub(crate) fn hold(&self, holds: bool) {
+        self.notes.holds.send_replace(holds);
     }
 
     /// What it was asked, in the order of coming.
