@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use harness::backend::{AppServer, Conduct, Seen, echo, text};
-use harness::{Client, Gateway, eventually};
+use harness::backend::{AppServer, Conduct, Seen, anywhere, echo, text};
+use harness::{Bystander, Client, Gateway, eventually};
+use tokio::sync::watch;
 
 const CLIENTS: usize = 1_000;
 const THREADS: usize = 8;
@@ -20,6 +21,7 @@ fn gateway(servers: &[SocketAddr]) -> Gateway {
     let endpoints: Vec<String> = servers.iter().map(|address| format!("'http://{address}'")).collect();
     Gateway::start(&format!(
         "[[route]]\nname = 'app'\npath = '/app'\ninbound = {{ backend = 'chat' }}\n\
+         [[route]]\nname = 'echo'\npath = '/echo'\ninbound = 'echo'\n\
          [[backend]]\nname = 'chat'\nendpoints = [{}]\nbackoff = {{ min = '20ms', max = '200ms' }}",
         endpoints.join(", ")
     ))
@@ -114,9 +116,8 @@ fn echo_until(clients: Vec<Client>, stop: &Arc<AtomicBool>) -> (Vec<Client>, Vec
 #[test]
 fn a_rolling_restart_of_three_app_servers_pauses_nobody_for_a_second() {
     let seen = Arc::<Mutex<Seen>>::default();
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut servers: Vec<AppServer> =
-        (0..3).map(|_| AppServer::start_at(any, echo(), Arc::clone(&seen))).collect();
+        (0..3).map(|_| AppServer::start_at(anywhere(), echo(), Arc::clone(&seen))).collect();
     let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
     let gateway = gateway(&addresses);
     let up = |many: f64| {
@@ -124,6 +125,7 @@ fn a_rolling_restart_of_three_app_servers_pauses_nobody_for_a_second() {
     };
     up(3.0);
     let clients: Vec<Client> = (0..CLIENTS).map(|_| gateway.client("/app")).collect();
+    let bystander = Bystander::beside(&gateway);
     let stop = Arc::<AtomicBool>::default();
     let until = Arc::clone(&stop);
     let talking = std::thread::spawn(move || echo_until(clients, &until));
@@ -147,19 +149,24 @@ fn a_rolling_restart_of_three_app_servers_pauses_nobody_for_a_second() {
     let (_clients, trips) = talking.join().unwrap();
     let worst = trips[trips.len() - 1];
     let median = trips[trips.len() / 2];
-    eprintln!("rolling restart: {} echoes, median {median:?}, worst {worst:?}", trips.len());
-    assert!(worst < Duration::from_secs(1), "{worst:?}");
+    let machine = bystander.longest();
+    eprintln!(
+        "rolling restart: {} echoes, median {median:?}, worst {worst:?}; without an app server {machine:?}",
+        trips.len()
+    );
+    assert!(worst < Duration::from_secs(1) + machine, "{worst:?}, and {machine:?} without an app server");
     gateway.stop();
 }
 
-#[test]
-fn a_handler_of_five_seconds_is_felt_by_its_own_connection_alone() {
-    let server = AppServer::start(Arc::new(|line, event| {
+/// What an app server does that takes five seconds for some messages, or until it is told to have done with all of them.
+fn slow_at_times(done: &Arc<watch::Sender<bool>>) -> Conduct {
+    let done = Arc::clone(done);
+    Arc::new(move |line, event| {
         if text(&event) == Some("slow") {
-            let line = line.clone();
+            let (line, mut done) = (line.clone(), done.subscribe());
             tokio::spawn(async move {
                 // Not a wait of the test: this is what the handler does.
-                let _ = tokio::time::timeout(Duration::from_secs(5), std::future::pending::<()>()).await;
+                let _ = tokio::time::timeout(Duration::from_secs(5), done.wait_for(|done| *done)).await;
                 line.ack(&event);
             });
             return;
@@ -168,28 +175,45 @@ fn a_handler_of_five_seconds_is_felt_by_its_own_connection_alone() {
             line.send(0, &event.connection, text);
         }
         line.ack(&event);
-    }));
+    })
+}
+
+/// Three seconds of echoes; what 99 in 100 of them took at most.
+fn p99(clients: Vec<Client>) -> (Vec<Client>, Duration) {
+    let stop = Arc::<AtomicBool>::default();
+    let until = Arc::clone(&stop);
+    let talking = std::thread::spawn(move || echo_until(clients, &until));
+    let started = Instant::now();
+    eventually("some seconds", || (started.elapsed() >= Duration::from_secs(3)).then_some(()));
+    stop.store(true, Ordering::Relaxed);
+    let (clients, trips) = talking.join().unwrap();
+    (clients, trips[trips.len() * 99 / 100])
+}
+
+#[test]
+fn a_handler_of_five_seconds_is_felt_by_its_own_connection_alone() {
+    /// A machine that has other work for some seconds has it for one of them; a gateway that lets others wait does always.
+    const TRIES: usize = 4;
+    let done = Arc::new(watch::Sender::new(false));
+    let server = AppServer::start(slow_at_times(&done));
     let gateway = gateway(&[server.address]);
     let mut slow = gateway.client("/app");
     let mut clients: Vec<Client> = (1..CLIENTS).map(|_| gateway.client("/app")).collect();
-    let mut p99 = Vec::new();
-    for is_slow in [false, true] {
-        if is_slow {
-            (0..100).for_each(|_| slow.say("slow"));
-        }
-        let stop = Arc::<AtomicBool>::default();
-        let until = Arc::clone(&stop);
-        let talking = std::thread::spawn(move || echo_until(clients, &until));
-        let started = Instant::now();
-        eventually("some seconds", || (started.elapsed() >= Duration::from_secs(3)).then_some(()));
-        stop.store(true, Ordering::Relaxed);
-        let (back, trips) = talking.join().unwrap();
-        clients = back;
-        p99.push(trips[trips.len() * 99 / 100]);
-        eprintln!("slow handler {is_slow}: {} echoes, p99 {:?}", trips.len(), trips[trips.len() * 99 / 100]);
+    let mut tries = Vec::new();
+    let is_felt =
+        |(without, beside): &(Duration, Duration)| *beside >= *without * 2 + Duration::from_millis(20);
+    while tries.iter().all(is_felt) {
+        assert!(tries.len() < TRIES, "{tries:?}");
+        gateway.until("nothing is under way", |m| m.value("gateway_inbound_events_unsettled") == 0.0);
+        let (without, beside);
+        (clients, without) = p99(clients);
+        done.send_replace(false);
+        (0..100).for_each(|_| slow.say("slow"));
+        (clients, beside) = p99(clients);
+        done.send_replace(true);
+        eprintln!("p99 of others: {without:?}, and {beside:?} beside a slow handler");
+        tries.push((without, beside));
     }
-    // Twice, and what a busy machine adds.
-    assert!(p99[1] < p99[0] * 2 + Duration::from_millis(20), "{p99:?}");
     drop((slow, clients, server));
     gateway.stop();
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use ::backend::proto::command::{CloseOne, Join, Leave, Order, PublishTo, SetState};
 use ::backend::proto::result::Status;
 use ::backend::proto::{Ack, Event, Message, ack, event, message, to_gateway};
-use harness::backend::{AppServer, Conduct, Seen, echo, text};
-use harness::{Client, Gateway};
+use harness::backend::{AppServer, Conduct, Seen, anywhere, echo, text};
+use harness::{Bystander, Client, Gateway};
 
 /// A gateway whose route `/app` tells these app servers, with further keys of the backend.
 fn gateway(servers: &[SocketAddr], keys: &str) -> Gateway {
@@ -22,6 +22,7 @@ fn gateway(servers: &[SocketAddr], keys: &str) -> Gateway {
     Gateway::start(&format!(
         "[[route]]\nname = 'app'\npath = '/app'\ninbound = {{ backend = 'chat' }}\n\
          [[route]]\nname = 'rooms'\npath = '/rooms'\nsubscribe = ['room']\ninbound = 'ignore'\n\
+         [[route]]\nname = 'echo'\npath = '/echo'\ninbound = 'echo'\n\
          [[backend]]\nname = 'chat'\nendpoints = [{endpoints}]\nbackoff = {{ min = '20ms', max = '200ms' }}\n{keys}"
     ))
 }
@@ -143,9 +144,8 @@ fn a_kill_in_the_middle_loses_no_message_and_no_client() {
 #[test]
 fn a_rolling_restart_with_go_away_sends_nothing_into_the_void() {
     let seen = Arc::<Mutex<Seen>>::default();
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut servers: Vec<AppServer> =
-        (0..3).map(|_| AppServer::start_at(any, echo(), Arc::clone(&seen))).collect();
+        (0..3).map(|_| AppServer::start_at(anywhere(), echo(), Arc::clone(&seen))).collect();
     let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
     let gateway = gateway(&addresses, "partitions = 16");
     let up = |many: f64| {
@@ -155,6 +155,7 @@ fn a_rolling_restart_with_go_away_sends_nothing_into_the_void() {
     };
     up(3.0);
     let mut clients: Vec<Client> = (0..20).map(|_| gateway.client("/app")).collect();
+    let bystander = Bystander::beside(&gateway);
     let mut worst = Duration::ZERO;
     let mut round = |clients: &mut [Client]| {
         for client in clients {
@@ -175,7 +176,8 @@ fn a_rolling_restart_with_go_away_sends_nothing_into_the_void() {
         up(3.0);
         round(&mut clients);
     }
-    assert!(worst < Duration::from_secs(1), "{worst:?}");
+    let machine = bystander.longest();
+    assert!(worst < Duration::from_secs(1) + machine, "{worst:?}, and {machine:?} without an app server");
     for client in &clients {
         of(&seen.lock().unwrap(), &client.id);
     }
@@ -289,9 +291,16 @@ fn a_handler_that_hangs_for_one_connection_does_not_hold_up_the_others() {
             client.echoes("hello");
         }
     }
-    let of_slow = server.look(|seen| seen.events.iter().filter(|event| event.connection == slow.id).count());
-    assert_eq!(of_slow, 1 + 4, "opened, and the window");
-    assert_eq!(gateway.metrics().value("gateway_connections_paused_by_reason{reason=\"window\"}"), 1.0);
+    gateway.until("it is held up", |m| {
+        m.value("gateway_connections_paused_by_reason{reason=\"window\"}") == 1.0
+    });
+    /// Opened, and the window.
+    const TOLD: usize = 1 + 4;
+    let of_slow = |seen: &Seen| seen.events.iter().filter(|event| event.connection == slow.id).count();
+    server.until("the window", |seen| (of_slow(seen) >= TOLD).then_some(()));
+    // What came of others now came behind more of it, if there was more.
+    quick.iter_mut().for_each(|client| client.echoes("hello again"));
+    assert_eq!(server.look(of_slow), TOLD, "no more than the window");
     gateway.stop();
 }
 
@@ -330,7 +339,7 @@ fn a_connection_that_is_not_answered_for_is_closed_and_its_end_is_told() {
         }
         line.ack(&event);
     }));
-    let gateway = gateway(&[server.address], "ack_timeout = '300ms'");
+    let gateway = gateway(&[server.address], "ack_timeout = '2s'");
     let (mut one, mut other) = (gateway.client("/app"), gateway.client("/app"));
     one.say("lost");
     let id = one.id.clone();
