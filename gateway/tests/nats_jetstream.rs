@@ -170,8 +170,10 @@ fn a_stream_that_comes_late_gets_everything_in_order() {
     let retries =
         |most: usize| move |m: &Metrics| m.value("gateway_bus_inbound_retries_total") >= most as f64;
     gateway.until("each was refused", retries(CONNECTIONS));
+    // Counted from what there is when time begins: who looks late on a busy machine finds more of them.
     let began = Instant::now();
-    gateway.until("each partition has tried a few times", retries(CONNECTIONS + 5 * PARTITIONS));
+    let before = gateway.metrics().value("gateway_bus_inbound_retries_total") as usize;
+    gateway.until("each partition has tried a few times", retries(before + 5 * PARTITIONS));
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
     make_stream(&server);
     let all = (CONNECTIONS * (EACH + 1)) as f64;
