@@ -19,7 +19,6 @@ frame_bytes = '1KiB'
 fragments = 8
 
 [timeouts]
-handshake = '300ms'
 close = '300ms'
 linger = '300ms'
 ";
@@ -96,7 +95,8 @@ fn a_slow_head_is_answered_408_at_its_deadline() {
             assert_eq!(raw.refusal().0, 408);
         }
     };
-    survives(SMALL, mischief, |m| m.refused("timeout") == 2.0);
+    // Of this test alone: whoever is quick elsewhere may have to wait for a busy machine.
+    survives(&format!("{SMALL}handshake = '1s'"), mischief, |m| m.refused("timeout") == 2.0);
 }
 
 #[test]
