@@ -4,6 +4,9 @@
 
 mod harness;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use harness::{Client, Gateway, Halted, eventually};
 use serde_json::{Value, json};
 
@@ -67,25 +70,29 @@ fn a_full_mailbox_pauses_exactly_those_who_feed_it_and_they_go_on_by_turns() {
     let ids: Vec<String> = feeding.iter().map(|client| client.id.clone()).collect();
 
     let halted = Halted::thread(&gateway, "shard-1");
+    let said: Arc<[AtomicUsize; PUBLISHERS]> = Arc::default();
     let speakers: Vec<_> = feeding
         .drain(..)
         .enumerate()
         .map(|(speaker, mut client)| {
+            let said = Arc::clone(&said);
             std::thread::spawn(move || {
                 for number in 0..MESSAGES {
                     client.say(&format!("{speaker} {number} {}", "x".repeat(PADDING)));
+                    said[speaker].store(number + 1, Ordering::Relaxed);
                 }
                 client
             })
         })
         .collect();
-    let metrics = gateway.until("all who feed it are paused", |metrics| {
+    let metrics = gateway.until("all who feed it are paused, and nobody else", |metrics| {
         metrics.value("gateway_connections_paused_by_reason{reason=\"mailbox\"}") == PUBLISHERS as f64
+            && metrics.value("gateway_connections_paused") == PUBLISHERS as f64
+            && metrics.value("gateway_publishes_waiting") > 0.0
     });
-    assert_eq!(metrics.value("gateway_connections_paused"), PUBLISHERS as f64, "and nobody else");
     assert_eq!(metrics.value("gateway_shard_mailbox_depth{shard=\"1\"}"), 16.0);
     let waiting = metrics.value("gateway_publishes_waiting");
-    assert!((1.0..1024.0).contains(&waiting), "{waiting} wait here, the others in their senders' sockets");
+    assert!(waiting < 1024.0, "{waiting} wait here, the others in their senders' sockets");
     for id in &ids {
         assert_eq!(paused(&gateway, id), json!(["mailbox"]));
     }
@@ -102,6 +109,10 @@ fn a_full_mailbox_pauses_exactly_those_who_feed_it_and_they_go_on_by_turns() {
     assert_eq!(paused(&gateway, &unconcerned.id), json!([]));
     assert_eq!(gateway.metrics().value("gateway_connections_paused"), PUBLISHERS as f64, "they wait still");
 
+    // So much lies in the sockets of each that it has its turns even if its thread gets none for a while.
+    eventually("all have said a lot", || {
+        said.iter().all(|said| said.load(Ordering::Relaxed) >= MESSAGES / 5).then_some(())
+    });
     drop(halted);
     let mut heard = [0; PUBLISHERS];
     let mut least_when_first_was_done = None;
@@ -116,8 +127,7 @@ fn a_full_mailbox_pauses_exactly_those_who_feed_it_and_they_go_on_by_turns() {
         }
     }
     let least = least_when_first_was_done.unwrap();
-    // How even it is depends on the senders' threads, too. One after the other would leave the last with what was read
-    // of it at first, a twentieth.
+    // One after the other would leave the last with what was read of it at first, a twentieth.
     assert!(least > MESSAGES / 8, "one was done when another had {least} of {MESSAGES} through");
     let speakers: Vec<Client> = speakers.into_iter().map(|speaker| speaker.join().unwrap()).collect();
     let metrics = gateway.until("nobody waits", |metrics| metrics.value("gateway_connections_paused") == 0.0);
