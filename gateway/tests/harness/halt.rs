@@ -19,7 +19,7 @@ impl Halted {
         let threads = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
         let mut threads = threads.map(|thread| thread.unwrap());
         let is_named = |thread: &std::fs::DirEntry| {
-            std::fs::read_to_string(thread.path().join("comm")).unwrap().trim_end() == name
+            std::fs::read_to_string(thread.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
         };
         let found = threads.find(is_named).unwrap_or_else(|| panic!("no thread {name}"));
         let thread = Pid::from_raw(found.file_name().to_str().unwrap().parse().unwrap());

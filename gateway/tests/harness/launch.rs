@@ -99,7 +99,7 @@ impl Finished {
 fn exit(child: &mut Child) -> ExitStatus {
     let started = std::time::Instant::now();
     eventually("the end of the program", || {
-        if started.elapsed() > PATIENCE / 2 {
+        if started.elapsed() > PATIENCE * 4 / 5 {
             let _ = child.kill();
         }
         child.try_wait().unwrap()
@@ -264,9 +264,9 @@ impl Gateway {
         self.signal(Signal::SIGSTOP);
         let threads = format!("/proc/{}/task", self.child.id());
         let stands = |thread: std::io::Result<DirEntry>| {
-            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
-            // The state stands behind the name, which is in brackets.
-            stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+            // One that has ended meanwhile has no state any more. It stands behind the name, which is in brackets.
+            std::fs::read_to_string(thread.unwrap().path().join("stat"))
+                .map_or(true, |stat| stat.rsplit(')').next().unwrap().trim_start().starts_with('T'))
         };
         eventually("all threads stand still", || {
             std::fs::read_dir(&threads).unwrap().all(stands).then_some(())

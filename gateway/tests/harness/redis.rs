@@ -269,11 +269,12 @@ impl Redis {
         self.say(&format!("XRANGE {stream} - +")).array().into_iter().map(Entry::read).collect()
     }
 
-    /// What a worker of a group is given next, within a second.
+    /// What a worker of a group is given next, within ten seconds: far beyond what it takes.
     #[track_caller]
     pub(crate) fn read_group(&mut self, group: &str, streams: &[String], count: u32) -> Vec<(String, Entry)> {
         let (names, news) = (streams.join(" "), vec![">"; streams.len()].join(" "));
-        let command = format!("XREADGROUP GROUP {group} one COUNT {count} BLOCK 1000 STREAMS {names} {news}");
+        let command =
+            format!("XREADGROUP GROUP {group} one COUNT {count} BLOCK 10000 STREAMS {names} {news}");
         let mut all = Vec::new();
         for stream in self.say(&command).array() {
             let mut pair = stream.array().into_iter();
