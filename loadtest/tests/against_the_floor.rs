@@ -275,7 +275,7 @@ fn a_server_that_answers_with_something_else_is_caught() {
     // Everybody hears everybody: no connection gets back just what it sent.
     let floor = Floor::start("fanout");
     let output = floor
-        .load("echo --closed --connections 3 --seconds 100ms --warm-up 50ms --patience 200ms --max-errors 0");
+        .load("echo --closed --connections 3 --seconds 100ms --warm-up 50ms --patience 1s --max-errors 0");
     let report = report(&output);
     assert_eq!(output.status.code(), Some(1), "{report:#}");
     assert!(figure(&report, "errors") > 0.0);
@@ -285,7 +285,7 @@ fn a_server_that_answers_with_something_else_is_caught() {
 fn a_subscriber_that_hears_nothing_is_caught() {
     let floor = Floor::start("echo");
     let arguments =
-        "fanout --closed --connections 2 --seconds 100ms --warm-up 50ms --patience 200ms --max-errors 0";
+        "fanout --closed --connections 2 --seconds 100ms --warm-up 50ms --patience 1s --max-errors 0";
     let output = floor.load(arguments);
     let report = report(&output);
     assert_eq!(output.status.code(), Some(1), "{report:#}");
