@@ -68,9 +68,29 @@ fn the_line_under_a_shortfall_lets_the_node_start() {
     Gateway::start_with_descriptors(&format!("{section}{connections}"), limit).stop();
     assert_eq!(doctor(limit, &[], &asked).code, Some(0), "the least that suffices");
     assert_eq!(doctor(limit - 1, &[], &asked).code, Some(1), "the least that suffices");
-    let own = lines.iter().find(|line| line.starts_with("shards.own_descriptors = true")).unwrap();
-    // The lines as they stand, with the section that the harness looks for as a comment.
-    Gateway::start_with_descriptors(&format!("# [shards]\n{own}\n{connections}"), DESCRIPTORS).stop();
+    let own = lines.iter().find(|line| line.starts_with("own_descriptors = true")).unwrap();
+    Gateway::start_with_descriptors(&reference(own), DESCRIPTORS).stop();
+}
+
+/// The file that is shipped, which has every key already, with these lines in `[shards]` in place of its own; on ports that
+/// are free.
+fn reference(own: &str) -> String {
+    let key = |line: &str| line.split_once(" = ").map_or(String::new(), |(key, _)| key.to_owned());
+    let mut section = "";
+    let mut out = String::new();
+    for line in include_str!("../../config/gateway.toml").lines() {
+        section = if line.starts_with('[') { line } else { section };
+        out += match (section, key(line).as_str()) {
+            ("[shards]", found @ ("own_descriptors" | "count")) => {
+                own.lines().find(|line| key(line) == found).unwrap()
+            }
+            ("[listen]" | "[http]", "address") => "address = \"127.0.0.1:0\"",
+            ("[limits]", "connections") => "connections = 900",
+            _ => line,
+        };
+        out.push('\n');
+    }
+    out
 }
 
 #[test]

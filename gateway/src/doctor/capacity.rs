@@ -7,12 +7,11 @@ use std::num::NonZeroU32;
 use config::{AutoOr, SHARDS_MAX, Settings};
 
 use super::machine::Machine;
-use super::report::{Fix, Row, Verdict, grouped, of_cores, plural, size};
+use super::report::{Fix, Row, Verdict, grouped, of_cores, plural, size, variable};
 use super::{NODE_CONNECTIONS_MAX, Question, cost};
 use crate::{app, node};
 
 /// Places where a line belongs.
-const CONFIGURATION: &str = "configuration";
 const UNIT: &str = "systemd unit";
 const CONTAINER: &str = "container";
 
@@ -88,9 +87,8 @@ fn configured(question: &Question) -> Option<Row> {
     let (count, needed) = (u64::from(count.get()), question.connections);
     let lacks = count < needed;
     let fixes = if lacks {
-        [needed.to_string(), "\"auto\"".to_owned()]
-            .map(|count| Fix::new(CONFIGURATION, format!("limits.connections = {count}")))
-            .to_vec()
+        [Fix::keys("limits", &[("connections", &needed)]), Fix::keys("limits", &[("connections", &"auto")])]
+            .concat()
     } else {
         Vec::new()
     };
@@ -117,7 +115,7 @@ fn configured_memory(question: &Question) -> Option<Row> {
         (false, false) => Verdict::Good,
     };
     let mib = full / (1 << 20) + 1;
-    let fixes = [Fix::new(CONFIGURATION, format!("limits.node.memory = \"{mib}MiB\""))];
+    let fixes = Fix::keys("limits.node", &[("memory", &format!("{mib}MiB").as_str())]);
     Some(Row {
         subject: "limits.node.memory",
         here: size(limit),
@@ -165,11 +163,11 @@ fn more_descriptors(question: &Question, machine: &Machine, limit: u64, needed: 
         fixes.push(Fix::new("root's shell", format!("ulimit -Hn {needed}")));
     }
     if own_limit == limit {
-        let lines = format!("shards.own_descriptors = true\nshards.count = {count}");
-        fixes.push(Fix::new(CONFIGURATION, lines));
+        fixes.extend(Fix::keys("shards", &[("own_descriptors", &true), ("count", &count)]));
     } else if !own {
-        let lines = format!("shards.own_descriptors = true\nLimitNOFILE={own_limit}");
-        fixes.push(Fix::new("configuration and systemd unit", lines));
+        let own = variable("shards", "own_descriptors", &true);
+        fixes.push(Fix::new(UNIT, format!("LimitNOFILE={own_limit}\nEnvironment={own}")));
+        fixes.push(Fix::new(CONTAINER, format!("--ulimit nofile={own_limit}:{own_limit} --env {own}")));
     }
     fixes
 }
@@ -232,7 +230,7 @@ fn memory(question: &Question, machine: &Machine, nodes: u64) -> Row {
                 format!("{nodes} like this one, with {} each", grouped(question.connections)),
             ));
         } else {
-            fixes.push(Fix::new(CONFIGURATION, format!("limits.connections = {}", fits.max(1))));
+            fixes.extend(Fix::keys("limits", &[("connections", &fits.max(1))]));
         }
     }
     Row {
@@ -277,7 +275,7 @@ fn cores(question: &Question, machine: &Machine) -> Row {
     if tight {
         let interval_s = question.cost.heartbeat_ms.saturating_mul(needed).div_ceil(allowed * 1_000);
         if interval_s <= INTERVAL_MAX_S {
-            fixes.push(Fix::new(CONFIGURATION, format!("heartbeat.interval = \"{interval_s}s\"")));
+            fixes.extend(Fix::keys("heartbeat", &[("interval", &format!("{interval_s}s").as_str())]));
         }
         fixes.push(Fix::new("larger machine", format!("{} cores", needed.div_ceil(HEARTBEAT_SHARE_MILLI))));
     }

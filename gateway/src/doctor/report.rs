@@ -1,6 +1,7 @@
 //! What the examination found, as a table for people and as JSON for programs. Owns both forms and the exit status
 //! that follows; refuses to know where a row came from.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -10,6 +11,8 @@ use super::machine::Machine;
 
 /// Columns of a reason, at most.
 const WIDTH: usize = 88;
+/// Where variables belong.
+const ENVIRONMENT: &str = "environment";
 
 /// How a row turned out, worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,18 +52,53 @@ pub(super) struct Fix {
     /// To be copied as it is.
     pub(super) line: String,
     /// Where it belongs.
-    pub(super) place: &'static str,
+    pub(super) place: Cow<'static, str>,
 }
 
 impl Fix {
-    pub(super) fn new(place: &'static str, line: impl Into<String>) -> Self {
-        Self { line: line.into(), place }
+    pub(super) fn new(place: impl Into<Cow<'static, str>>, line: impl Into<String>) -> Self {
+        Self { line: line.into(), place: place.into() }
+    }
+
+    /// Keys of one section of the configuration, in both of their forms: bare, for a file can hold neither a section nor
+    /// a key twice and most have these already; and as variables, which go before any file.
+    pub(super) fn keys(section: &str, keys: &[(&str, &dyn Value)]) -> [Self; 2] {
+        let file: Vec<String> =
+            keys.iter().map(|(key, value)| format!("{key} = {}", value.in_file())).collect();
+        let environment: Vec<String> =
+            keys.iter().map(|(key, value)| variable(section, key, *value)).collect();
+        [
+            Self::new(format!("[{section}] of the configuration"), file.join("\n")),
+            Self::new(ENVIRONMENT, environment.join("\n")),
+        ]
     }
 
     /// A kernel setting.
     pub(super) fn sysctl(name: &str, value: impl std::fmt::Display) -> Self {
         Self::new("as root", format!("sysctl -w {name}={value}"))
     }
+}
+
+/// A value of a key, which is written in quotes in a file and without them in a variable.
+pub(super) trait Value: std::fmt::Display {
+    fn in_file(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for u64 {}
+impl Value for u16 {}
+impl Value for bool {}
+impl Value for &str {
+    fn in_file(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
+/// One key as a line of the program's environment.
+pub(super) fn variable(section: &str, key: &str, value: &dyn Value) -> String {
+    let section = section.replace('.', "__").to_uppercase();
+    format!("GATEWAY__{section}__{}={value}", key.to_uppercase())
 }
 
 impl Row {

@@ -57,6 +57,53 @@ fn number(fixes: &[Fix], name: &str) -> u64 {
     text.unwrap_or_else(|| panic!("no {name} in {fixes:?}")).parse().unwrap()
 }
 
+/// The file with every key in it, edited as a row says: each line in place of the one that has its key, in its section.
+fn edited(fix: &Fix) -> String {
+    let section =
+        fix.place.strip_suffix(" of the configuration").unwrap_or_else(|| panic!("no file: {fix:?}"));
+    let key = |line: &str| line.split_once(" = ").map(|(key, _)| key.to_owned());
+    let (mut inside, mut out, mut left) = (false, String::new(), fix.line.lines().collect::<Vec<&str>>());
+    for line in include_str!("../../../config/gateway.toml").lines() {
+        inside = if line.starts_with('[') { line == section } else { inside };
+        let place = left.iter().position(|new| inside && key(line).is_some() && key(new) == key(line));
+        out += place.map_or(line, |place| left.remove(place));
+        out.push('\n');
+    }
+    assert!(left.is_empty(), "{left:?} of {section}");
+    out
+}
+
+/// The settings with a row's line in that file, and the same ones with it as variables.
+#[track_caller]
+fn mended(row: &Row) -> Settings {
+    let of = |text: &str| row.fixes.iter().find(|fix| fix.place.contains(text)).unwrap();
+    let from_file = settings(&edited(of("configuration")));
+    let variables = of("environment").line.lines().filter_map(|line| line.split_once('='));
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let reference = include_str!("../../../config/gateway.toml");
+    assert_eq!(config::load(reference, variables).unwrap(), from_file, "{row:?}");
+    from_file
+}
+
+#[test]
+fn lines_for_the_configuration_mend_the_file_that_has_every_key_already() {
+    let low = Machine { descriptors: Some(20_000), ..machine() };
+    let small = Machine { memory_bytes: Some(2 << 30), ..machine() };
+    for (subject, text, machine, plan) in [
+        ("descriptors", "", &low, Some(70_000)),
+        ("limits.connections", "[limits]\nconnections = 17", &machine(), Some(18)),
+        ("limits.node.memory", "[limits.node]\nmemory = '1MiB'", &machine(), Some(1_000)),
+        ("memory", "[limits]\nconnections = 1000000", &small, None),
+        ("cores", "[heartbeat]\ninterval = '1s'", &machine(), Some(1_000_000)),
+    ] {
+        let before = diagnose(&settings(text), machine, plan);
+        assert!(row(&before, subject).verdict >= Verdict::Tight, "{subject}");
+        let after = diagnose(&mended(&row(&before, subject)), machine, plan);
+        let absent = after.rows.iter().all(|row| row.subject != subject);
+        assert!(absent || row(&after, subject).verdict == Verdict::Good, "{subject}: {}", after.table());
+    }
+}
+
 #[test]
 fn a_machine_that_suffices_has_nothing_to_mend() {
     let report = diagnose(&settings("[limits]\nconnections = 1000000"), &machine(), None);
@@ -89,8 +136,8 @@ fn a_descriptor_limit_that_is_too_low_is_mended_by_each_of_its_lines() {
     let with = |limit| diagnose(&asked, &Machine { descriptors: Some(limit), ..machine() }, None).is_good();
     assert!(with(limit) && !with(limit - 1), "the least that suffices");
 
-    let count = number(&lacking.fixes, "shards.count = ");
-    assert!(lines(&lacking).iter().any(|line| line.starts_with("shards.own_descriptors = true\n")));
+    let count = number(&lacking.fixes, "count = ");
+    assert!(lines(&lacking).iter().any(|line| line.starts_with("own_descriptors = true\n")));
     let own = |count: u64| {
         let text =
             format!("shards.own_descriptors = true\nshards.count = {count}\n[limits]\nconnections = 1000000");
@@ -103,14 +150,16 @@ fn a_descriptor_limit_that_is_too_low_is_mended_by_each_of_its_lines() {
 fn beyond_nr_open_tables_of_their_own_are_the_first_way() {
     let report = diagnose(&Settings::default(), &machine(), Some(3_000_000));
     let lacking = row(&report, "descriptors");
-    assert_eq!(lines(&lacking), ["shards.own_descriptors = true\nshards.count = 4"]);
+    assert_eq!(lines(&lacking)[0], "own_descriptors = true\ncount = 4");
     assert_eq!(row(&report, "fs.nr_open").verdict, Verdict::Good);
 
     let low = Machine { descriptors: Some(20_000), ..machine() };
     let report = diagnose(&Settings::default(), &low, Some(3_000_000));
     let lacking = row(&report, "descriptors");
-    assert_eq!(lacking.fixes.len(), 1, "more than 128 tables of 20,000: {lacking:?}");
+    assert_eq!(lacking.fixes.len(), 2, "more than 128 tables of 20,000: {lacking:?}");
     let limit = number(&lacking.fixes, "LimitNOFILE=");
+    assert_eq!(lines(&lacking)[0].lines().nth(1), Some("Environment=GATEWAY__SHARDS__OWN_DESCRIPTORS=true"));
+    assert!(lines(&lacking)[1].ends_with(" --env GATEWAY__SHARDS__OWN_DESCRIPTORS=true"), "{lacking:?}");
     let raised = Machine { descriptors: Some(limit), ..machine() };
     assert!(diagnose(&settings("[shards]\nown_descriptors = true"), &raised, Some(3_000_000)).is_good());
 
@@ -136,7 +185,7 @@ fn memory_bounds_what_descriptors_would_allow() {
     let report = diagnose(&Settings::default(), &small, None);
     let lacking = row(&report, "memory");
     assert_eq!((lacking.verdict, report.bounded_by), (Verdict::Lacks, Some("memory")));
-    let fits = number(&lacking.fixes, "limits.connections = ");
+    let fits = number(&lacking.fixes, "connections = ");
     assert_eq!(report.fits, Some(fits));
     let with =
         |count: u64| diagnose(&settings(&format!("limits.connections = {count}")), &small, None).is_good();
@@ -181,7 +230,7 @@ fn what_one_machine_cannot_hold_is_spread_evenly_and_still_told() {
     assert!(!report.is_good() && row(&report, "memory").verdict == Verdict::Lacks);
     assert!(lines(&row(&report, "memory"))[0].starts_with("2 like this one, with 4,500,000 each"));
     let of_one_node = row(&report, "descriptors");
-    assert_eq!(lines(&of_one_node), ["shards.own_descriptors = true\nshards.count = 5"]);
+    assert_eq!(lines(&of_one_node)[0], "own_descriptors = true\ncount = 5");
     assert_eq!((plan.shards, plan.descriptors), (5, 1_048_576));
     let one = diagnose(&Settings::default(), &Machine { memory_bytes: Some(1 << 20), ..machine() }, Some(7));
     assert!(!one.is_good(), "no memory at all is no reason to divide by nothing");
@@ -190,7 +239,7 @@ fn what_one_machine_cannot_hold_is_spread_evenly_and_still_told() {
 #[test]
 fn a_configured_bound_below_the_plan_is_told() {
     let report = diagnose(&settings("[limits]\nconnections = 17"), &machine(), Some(18));
-    assert_eq!(lines(&row(&report, "limits.connections"))[0], "limits.connections = 18");
+    assert_eq!(lines(&row(&report, "limits.connections"))[0], "connections = 18");
     assert!(!report.is_good() && report.fits == Some(17));
 }
 
@@ -294,7 +343,7 @@ fn heartbeats_that_take_half_the_machine_are_tight() {
     let tight = row(&diagnose(&busy, &machine(), None), "cores");
     assert_eq!(
         (tight.verdict, lines(&tight)),
-        (Verdict::Tight, vec!["heartbeat.interval = \"5s\"", "20 cores"])
+        (Verdict::Tight, vec!["interval = \"5s\"", "GATEWAY__HEARTBEAT__INTERVAL=5s", "20 cores"])
     );
     let mended = settings("[heartbeat]\ninterval = '5s'\n[limits]\nconnections = 1000000");
     assert_eq!(row(&diagnose(&mended, &machine(), None), "cores").verdict, Verdict::Good);
