@@ -6,9 +6,10 @@ use std::num::NonZeroU32;
 
 use config::{AutoOr, SHARDS_MAX, Settings};
 
+use super::cost::{self, Cost};
 use super::machine::Machine;
 use super::report::{Fix, Row, Verdict, grouped, of_cores, plural, size, variable};
-use super::{NODE_CONNECTIONS_MAX, Question, cost};
+use super::{NODE_CONNECTIONS_MAX, Question};
 use crate::{app, node};
 
 /// Places where a line belongs.
@@ -36,8 +37,13 @@ pub(super) fn rows(question: &Question, machine: &Machine, nodes: u64) -> Vec<Ro
     rows.push(file_max(question, machine));
     rows.push(memory(question, machine, nodes));
     rows.push(threads(question, machine));
-    rows.push(cores(question, machine));
+    rows.push(cores(question, machine, nodes));
     rows
+}
+
+/// Quiet connections whose heartbeats leave the machine its share for messages.
+pub(super) fn kept_alive(cost: &Cost, machine: &Machine) -> u64 {
+    cost.kept_alive_by(u64::from(machine.cores) * HEARTBEAT_SHARE_MILLI)
 }
 
 /// Connections that the program would take under this descriptor limit, whatever is configured.
@@ -225,10 +231,7 @@ fn memory(question: &Question, machine: &Machine, nodes: u64) -> Row {
             fixes.push(Fix::new(CONTAINER, format!("--memory={mib}m")));
         }
         if nodes > 1 {
-            fixes.push(Fix::new(
-                "more machines",
-                format!("{nodes} like this one, with {} each", grouped(question.connections)),
-            ));
+            fixes.push(more_machines(question, nodes));
         } else {
             fixes.extend(Fix::keys("limits", &[("connections", &fits.max(1))]));
         }
@@ -266,26 +269,42 @@ fn threads(question: &Question, machine: &Machine) -> Row {
     }
 }
 
-fn cores(question: &Question, machine: &Machine) -> Row {
+/// Like the row of memory about all connections of the plan: what is spread over more nodes does not fit on this one.
+fn cores(question: &Question, machine: &Machine, nodes: u64) -> Row {
+    let Question { total, ref cost, .. } = *question;
     let cores = u64::from(machine.cores);
-    let needed = question.cost.heartbeat_millicores(question.connections);
-    let allowed = cores * HEARTBEAT_SHARE_MILLI;
-    let tight = needed > allowed;
+    let needed = cost.heartbeat_millicores(total);
+    let fits = cost.kept_alive_by(cores * 1_000).min(NODE_CONNECTIONS_MAX);
+    let verdict = match (fits < total, kept_alive(cost, machine) < total) {
+        (true, _) => Verdict::Lacks,
+        (false, true) => Verdict::Tight,
+        (false, false) => Verdict::Good,
+    };
     let mut fixes = Vec::new();
-    if tight {
-        let interval_s = question.cost.heartbeat_ms.saturating_mul(needed).div_ceil(allowed * 1_000);
+    if verdict != Verdict::Good {
+        let interval_s = cost::interval_s(total, cores * HEARTBEAT_SHARE_MILLI);
         if interval_s <= INTERVAL_MAX_S {
             fixes.extend(Fix::keys("heartbeat", &[("interval", &format!("{interval_s}s").as_str())]));
         }
         fixes.push(Fix::new("larger machine", format!("{} cores", needed.div_ceil(HEARTBEAT_SHARE_MILLI))));
+        if nodes > 1 {
+            fixes.push(more_machines(question, nodes));
+        } else if verdict == Verdict::Lacks {
+            fixes.extend(Fix::keys("limits", &[("connections", &fits.max(1))]));
+        }
     }
     Row {
         subject: "cores",
         here: format!("{cores} core{}", plural(cores)),
         needed: format!("{} for heartbeats", of_cores(needed)),
-        fits: None,
-        verdict: if tight { Verdict::Tight } else { Verdict::Good },
-        why: "Pings and pongs of quiet connections should leave at least half of the machine for messages.",
+        fits: Some(fits),
+        verdict,
+        why: "Pings and pongs of quiet connections should leave at least half of the machine for messages; beyond all of \
+              it they come late, and whoever waits for them leaves.",
         fixes,
     }
+}
+
+fn more_machines(question: &Question, nodes: u64) -> Fix {
+    Fix::new("more machines", format!("{nodes} like this one, with {} each", grouped(question.connections)))
 }

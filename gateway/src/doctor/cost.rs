@@ -22,8 +22,9 @@ pub(super) const KERNEL_PARTS: [(&str, u64); 6] = [
 ];
 /// Which kernel they were measured on.
 pub(super) const KERNEL_MEASURED: &str = "Linux 6.18";
-/// Core time of one ping with its pong, in nanoseconds: the upper end of what a bare epoll loop was measured to need.
-const HEARTBEAT_NS: u64 = 10_000;
+/// Core time of one ping with its pong, in nanoseconds, as measured of the gateway with two million connections on Linux
+/// 6.18; with one million it was 11,700 to 13,400 (loadtest/RESULTS.md).
+const HEARTBEAT_NS: u64 = 15_000;
 /// Core time of one handshake, in nanoseconds, as measured for a bare epoll loop: a lower bound.
 const HANDSHAKE_NS: u64 = 16_000;
 /// Of a machine's memory, the part to plan with, in percent: the rest is for the system, and for data in flight.
@@ -87,6 +88,13 @@ impl Cost {
         let ns = u128::from(connections) * u128::from(HEARTBEAT_NS);
         u64::try_from(ns / (u128::from(self.heartbeat_ms) * 1_000)).unwrap_or(u64::MAX)
     }
+
+    /// How many quiet connections so many thousandths of a core keep alive.
+    pub(super) fn kept_alive_by(&self, millicores: u64) -> u64 {
+        let connections =
+            u128::from(millicores) * u128::from(self.heartbeat_ms) * 1_000 / u128::from(HEARTBEAT_NS);
+        u64::try_from(connections).unwrap_or(u64::MAX)
+    }
 }
 
 /// Bytes to plan with, of so many.
@@ -97,6 +105,12 @@ pub(super) fn usable(memory_bytes: u64) -> u64 {
 /// Memory of which so many bytes may be planned with.
 pub(super) fn memory_for(bytes: u64) -> u64 {
     (bytes / USABLE_PERCENT + 1).saturating_mul(100)
+}
+
+/// The shortest interval of heartbeats, in seconds, with which so many thousandths of a core do for so many connections.
+pub(super) fn interval_s(connections: u64, millicores: u64) -> u64 {
+    let ns = u128::from(connections) * u128::from(HEARTBEAT_NS);
+    u64::try_from(ns.div_ceil(u128::from(millicores.max(1)) * 1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// The least time in which so many handshakes can be done, in milliseconds.
@@ -144,8 +158,10 @@ mod tests {
     #[test]
     fn heartbeats_and_handshakes_take_the_time_they_were_measured_to_take() {
         let cost = Cost::of(&Settings::default());
-        // Ten microseconds in 25 seconds, a million times.
-        assert_eq!(cost.heartbeat_millicores(1_000_000), 400);
+        // Fifteen microseconds in 25 seconds, a million times.
+        assert_eq!(cost.heartbeat_millicores(1_000_000), 600);
+        assert_eq!(cost.kept_alive_by(600), 1_000_000);
+        assert_eq!((interval_s(1_000_000, 600), interval_s(1_000_001, 600)), (25, 26));
         assert_eq!(handshakes_ms(1_000_000, 4), 4_000);
     }
 }

@@ -55,6 +55,7 @@ fn diagnose(settings: &Settings, machine: &Machine, plan: Option<u64>) -> Report
         AutoOr::Set(count) => u64::from(count.get()),
     });
     let holds = cost.connections_in(machine.memory()).unwrap_or(NODE_CONNECTIONS_MAX);
+    let holds = holds.min(capacity::kept_alive(&cost, machine));
     let nodes = match plan {
         Some(_) => total.div_ceil(holds.clamp(1, NODE_CONNECTIONS_MAX)).max(1),
         None => 1,

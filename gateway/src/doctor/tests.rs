@@ -224,7 +224,8 @@ fn a_plan_says_nodes_shards_memory_and_joins() {
 
 #[test]
 fn what_one_machine_cannot_hold_is_spread_evenly_and_still_told() {
-    let report = diagnose(&settings("[shards]\nown_descriptors = true"), &machine(), Some(9_000_000));
+    let slow = "[shards]\nown_descriptors = true\n[heartbeat]\ninterval = '60s'";
+    let report = diagnose(&settings(slow), &machine(), Some(9_000_000));
     let plan = report.plan.clone().unwrap();
     assert_eq!((plan.nodes, plan.connections_per_node, report.connections), (2, 4_500_000, 4_500_000));
     assert!(!report.is_good() && row(&report, "memory").verdict == Verdict::Lacks);
@@ -289,7 +290,7 @@ fn the_memory_of_sockets_gets_what_the_sockets_leave() {
     let report = diagnose(&settings("[limits]\nconnections = 1000000"), &low, None);
     assert_eq!(lines(&row(&report, name)), ["sysctl -w net.ipv4.tcp_mem=\"500000 750000 1000000\""]);
     // A page for each of four million does not fit beside their sockets.
-    let own = settings("[shards]\nown_descriptors = true");
+    let own = settings("[shards]\nown_descriptors = true\n[heartbeat]\ninterval = '60s'");
     let many = diagnose(&own, &low, Some(4_000_000));
     let line = row(&many, name).fixes[0].line.clone();
     let pages: u64 = line.trim_end_matches('"').rsplit(' ').next().unwrap().parse().unwrap();
@@ -338,15 +339,31 @@ fn a_port_among_the_outgoing_ones_is_told_and_others_are_not() {
 }
 
 #[test]
-fn heartbeats_that_take_half_the_machine_are_tight() {
-    let busy = settings("[heartbeat]\ninterval = '1s'\n[limits]\nconnections = 1000000");
-    let tight = row(&diagnose(&busy, &machine(), None), "cores");
-    assert_eq!(
-        (tight.verdict, lines(&tight)),
-        (Verdict::Tight, vec!["interval = \"5s\"", "GATEWAY__HEARTBEAT__INTERVAL=5s", "20 cores"])
-    );
-    let mended = settings("[heartbeat]\ninterval = '5s'\n[limits]\nconnections = 1000000");
-    assert_eq!(row(&diagnose(&mended, &machine(), None), "cores").verdict, Verdict::Good);
+fn heartbeats_that_take_half_the_machine_are_tight_and_more_than_all_of_it_do_not_fit() {
+    let with = |interval: u64, plan| {
+        diagnose(&settings(&format!("[heartbeat]\ninterval = '{interval}s'")), &machine(), Some(plan))
+    };
+    let busy = with(5, 1_000_000);
+    let tight = row(&busy, "cores");
+    let ways = [
+        "interval = \"8s\"",
+        "GATEWAY__HEARTBEAT__INTERVAL=8s",
+        "6 cores",
+        "2 like this one, with 500,000 each",
+    ];
+    assert_eq!((tight.verdict, lines(&tight), busy.is_good()), (Verdict::Tight, ways.to_vec(), true));
+    assert_eq!(row(&with(8, 1_000_000), "cores").verdict, Verdict::Good);
+
+    // Twenty-two cores and a half; memory alone would take one node.
+    let beyond = with(1, 1_500_000);
+    assert_eq!((row(&beyond, "cores").verdict, beyond.is_good()), (Verdict::Lacks, false));
+    let plan = beyond.plan.clone().unwrap();
+    assert_eq!((plan.nodes, plan.connections_per_node, plan.heartbeat_millicores), (12, 125_000, 1_875));
+    assert_eq!((beyond.fits, beyond.bounded_by), (Some(266_666), Some("cores")));
+
+    let asked = settings("[heartbeat]\ninterval = '1s'\n[limits]\nconnections = 300000");
+    let lacking = row(&diagnose(&asked, &machine(), None), "cores");
+    assert_eq!((lacking.verdict, lines(&lacking)[3]), (Verdict::Lacks, "connections = 266666"));
 }
 
 #[test]
