@@ -201,13 +201,24 @@ fn ports(question: &Question, machine: &Machine) -> Option<Row> {
         [first, last] => (*first, *last),
         _ => return None,
     };
-    (first..=last).contains(&port).then(|| Row {
+    let reserved = machine.reserved_ports.as_deref().unwrap_or_default();
+    let kept = reserved.iter().any(|(first, last)| (u64::from(*first)..=u64::from(*last)).contains(&port));
+    ((first..=last).contains(&port) && !kept).then(|| Row {
         subject: "net.ipv4.ip_local_port_range",
         here: format!("{first} to {last}"),
         needed: format!("without {port}"),
         fits: None,
         verdict: Verdict::Tight,
         why: "The kernel may give the port of listen.address to an outgoing connection, and then the start fails.",
-        fixes: vec![Fix::sysctl("net.ipv4.ip_local_reserved_ports", port)],
+        fixes: vec![Fix::sysctl("net.ipv4.ip_local_reserved_ports", with_port(reserved, port))],
     })
+}
+
+/// The list with one more: what is written takes the place of what was there.
+fn with_port(reserved: &[(u32, u32)], port: u64) -> String {
+    let range = |(first, last): &(u32, u32)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    let all: Vec<String> = reserved.iter().map(range).chain([port.to_string()]).collect();
+    all.join(",")
 }

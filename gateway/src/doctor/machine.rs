@@ -47,6 +47,8 @@ pub(crate) struct Machine {
     pub(super) page_bytes: u64,
     /// Kernel settings by name; some have several numbers.
     pub(super) settings: BTreeMap<&'static str, Vec<u64>>,
+    /// Ports that no outgoing connection gets by chance, as ranges.
+    pub(super) reserved_ports: Option<Vec<(u32, u32)>>,
 }
 
 impl Machine {
@@ -74,6 +76,7 @@ impl Machine {
             descriptors: text("proc/self/limits").as_deref().and_then(hard_descriptors),
             page_bytes,
             settings: settings.collect(),
+            reserved_ports: text("proc/sys/net/ipv4/ip_local_reserved_ports").as_deref().and_then(ranges),
         }
     }
 
@@ -101,15 +104,22 @@ fn hard_descriptors(limits: &str) -> Option<u64> {
     }
 }
 
-/// How many a list such as `0-3,8` names.
-fn listed(list: &str) -> Option<u32> {
-    let mut count = 0u32;
-    for range in list.split(',') {
+/// A list such as `0-3,8`; it may be empty.
+fn ranges(list: &str) -> Option<Vec<(u32, u32)>> {
+    let range = |range: &str| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = (first.trim().parse::<u32>().ok()?, last.trim().parse::<u32>().ok()?);
-        count = count.saturating_add(last.checked_sub(first)?.saturating_add(1));
-    }
-    Some(count)
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (first <= last).then_some((first, last))
+    };
+    list.split(',').filter(|range| !range.trim().is_empty()).map(range).collect()
+}
+
+/// How many a list names.
+fn listed(list: &str) -> Option<u32> {
+    let ranges = ranges(list)?;
+    let count =
+        |count: u32, (first, last): &(u32, u32)| count.saturating_add((last - first).saturating_add(1));
+    (!ranges.is_empty()).then(|| ranges.iter().fold(0, count))
 }
 
 /// The numbers of a settings file. A sign says that a table is another namespace's, and is dropped.
@@ -189,7 +199,9 @@ mod tests {
             ("proc/sys/net/ipv4/tcp_mem", "287895\t383862\t575790\n"),
             ("proc/sys/net/ipv4/tcp_ehash_entries", "-262144\n"),
             ("proc/sys/fs/file-max", "9223372036854775807\n"),
+            ("proc/sys/net/ipv4/ip_local_reserved_ports", "8080,9000-9100\n"),
         ]);
+        assert_eq!(machine.reserved_ports, Some(vec![(8_080, 8_080), (9_000, 9_100)]));
         assert_eq!(machine.descriptors, Some(20_000));
         assert_eq!((machine.memory_bytes, machine.memory()), (Some(25_276_080_128), Some(25_276_080_128)));
         assert_eq!((machine.cores, machine.kernel.as_deref()), (5, Some("6.18.1")));
@@ -226,6 +238,8 @@ mod tests {
     #[test]
     fn what_is_missing_or_nonsense_is_unknown_and_not_zero() {
         assert_eq!(read(&[]), Machine { cores: 1, page_bytes: 4096, ..Machine::default() });
+        let nobody = read(&[("proc/sys/net/ipv4/ip_local_reserved_ports", "\n")]);
+        assert_eq!(nobody.reserved_ports, Some(Vec::new()));
         let machine = read(&[
             ("proc/self/limits", "Max open files\n"),
             ("proc/meminfo", "MemTotal: much\n"),

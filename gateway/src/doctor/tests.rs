@@ -335,6 +335,13 @@ fn a_port_among_the_outgoing_ones_is_told_and_others_are_not() {
     let name = "net.ipv4.ip_local_port_range";
     let inside = diagnose(&settings("[listen]\naddress = '127.0.0.1:40000'"), &machine(), None);
     assert_eq!(lines(&row(&inside, name)), ["sysctl -w net.ipv4.ip_local_reserved_ports=40000"]);
+    // The line says it of the others again, and once it was taken the row is gone.
+    let asked = settings("[listen]\naddress = '127.0.0.1:40000'");
+    let others = Machine { reserved_ports: Some(vec![(8_080, 8_080), (9_000, 9_100)]), ..machine() };
+    let line = "sysctl -w net.ipv4.ip_local_reserved_ports=8080,9000-9100,40000";
+    assert_eq!(lines(&row(&diagnose(&asked, &others, None), name)), [line]);
+    let kept = Machine { reserved_ports: Some(vec![(8_080, 8_080), (39_000, 40_000)]), ..machine() };
+    assert!(diagnose(&asked, &kept, None).rows.iter().all(|row| row.subject != name));
     assert!(diagnose(&Settings::default(), &machine(), None).rows.iter().all(|row| row.subject != name));
 }
 
