@@ -36,6 +36,7 @@ pub(super) fn rows(question: &Question, machine: &Machine, nodes: u64) -> Vec<Ro
     rows.push(nr_open(question, machine));
     rows.push(file_max(question, machine));
     rows.push(memory(question, machine, nodes));
+    rows.extend(memory_high(question, machine));
     rows.push(threads(question, machine));
     rows.push(cores(question, machine, nodes));
     rows
@@ -245,6 +246,26 @@ fn memory(question: &Question, machine: &Machine, nodes: u64) -> Row {
         why: WHY,
         fixes,
     }
+}
+
+/// Nothing where no control group is slowed down before its limit.
+fn memory_high(question: &Question, machine: &Machine) -> Option<Row> {
+    let here = machine.cgroup_memory_high_bytes?;
+    let needed = cost::memory_for(question.cost.of_node(question.connections));
+    let short = here < needed;
+    Some(Row {
+        subject: "memory.high",
+        here: size(here),
+        needed: size(needed),
+        fits: None,
+        verdict: if short { Verdict::Tight } else { Verdict::Good },
+        why: "Beyond it the kernel stalls the process to take memory back, and what connections take cannot be taken back.",
+        fixes: if short {
+            vec![Fix::new(UNIT, format!("MemoryHigh={}M", needed.div_ceil(1 << 20)))]
+        } else {
+            Vec::new()
+        },
+    })
 }
 
 fn threads(question: &Question, machine: &Machine) -> Row {

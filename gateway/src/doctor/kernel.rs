@@ -1,6 +1,8 @@
 //! Rows about the kernel's own settings. Owns the values that `deploy/sysctl.d` holds, with their reasons (a test keeps
 //! the two the same), and works out those that depend on how many connections there are and how much memory.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::machine::Machine;
 use super::report::{Fix, Row, Verdict, grouped, size};
 use super::{Question, cost};
@@ -21,19 +23,13 @@ enum Want {
     Backlog,
 }
 
-pub(super) const SETTINGS: [Setting; 5] = [
+pub(super) const SETTINGS: [Setting; 4] = [
     Setting {
         name: "net.core.somaxconn",
         value: 16_384,
         want: Want::Backlog,
-        why: "Connections that wait in a listener until the shard accepts them. `backlog` in [listen] is cut to this. \
-              After an outage everybody comes at once.",
-    },
-    Setting {
-        name: "net.ipv4.tcp_max_syn_backlog",
-        value: 16_384,
-        want: Want::AtLeast,
-        why: "Handshakes of TCP itself that are not finished yet, per listener, for the same hour.",
+        why: "Connections that wait in a listener until the shard accepts them, and as many whose TCP handshake is not \
+              finished. `backlog` in [listen] is cut to this. After an outage everybody comes at once.",
     },
     Setting {
         name: "net.core.netdev_max_backlog",
@@ -118,9 +114,9 @@ fn tcp_mem(question: &Question, machine: &Machine) -> Row {
         fits: None,
         verdict: if short { Verdict::Tight } else { Verdict::Good },
         why: WHY,
-        // The kernel's own proportions.
+        // The kernel's own proportions (`tcp_init_mem`): three quarters of the second number, and twice the first.
         fixes: if short {
-            vec![Fix::sysctl(NAME, format!("\"{} {} {needed}\"", needed / 2, needed / 4 * 3))]
+            vec![Fix::sysctl(NAME, format!("\"{} {} {needed}\"", needed / 2, needed / 3 * 2))]
         } else {
             Vec::new()
         },
@@ -163,18 +159,10 @@ fn conntrack(question: &Question, machine: &Machine) -> Option<Row> {
     // The module may be there without a rule that uses it, and then tracks nobody.
     let tracking = machine.setting("net.netfilter.nf_conntrack_count").unwrap_or(0) > 0;
     let short = most < question.connections;
-    let port = question.settings.listen.address.port();
     let fixes = if short {
         vec![
-            Fix::sysctl(NAME, question.connections.saturating_mul(5) / 4),
-            Fix::new(
-                "as root",
-                format!(
-                    "iptables -t raw -A PREROUTING -p tcp --dport {port} -j CT --notrack
-\
-                     iptables -t raw -A OUTPUT -p tcp --sport {port} -j CT --notrack"
-                ),
-            ),
+            Fix::new("as root", more_tracked(question.connections.saturating_mul(5) / 4, machine)),
+            Fix::new("as root", untracked(question.settings.listen.address)),
         ]
     } else {
         Vec::new()
@@ -192,6 +180,32 @@ fn conntrack(question: &Question, machine: &Machine) -> Option<Row> {
         why: "A firewall remembers each connection, and drops the packets of those it has no room for; better not tracked.",
         fixes,
     })
+}
+
+/// Room for so many, and for as many chains as the kernel itself would make for them: with those of a table that is a
+/// fraction of it, each packet walks a long one.
+fn more_tracked(most: u64, machine: &Machine) -> String {
+    const BUCKETS: &str = "net.netfilter.nf_conntrack_buckets";
+    let chains = machine.setting(BUCKETS).filter(|here| *here < most);
+    let chains = chains.map(|_| format!("sysctl -w {BUCKETS}={most}\n")).unwrap_or_default();
+    format!("{chains}sysctl -w net.netfilter.nf_conntrack_max={most}")
+}
+
+/// The rules that leave the listener's connections alone, of each version of IP that reaches it.
+fn untracked(listener: SocketAddr) -> String {
+    let programs: &[&str] = match listener.ip() {
+        IpAddr::V4(_) => &["iptables"],
+        IpAddr::V6(ip) if ip.is_unspecified() => &["iptables", "ip6tables"],
+        IpAddr::V6(_) => &["ip6tables"],
+    };
+    let port = listener.port();
+    let rules = programs.iter().map(|program| {
+        format!(
+            "{program} -t raw -A PREROUTING -p tcp --dport {port} -j CT --notrack\n\
+             {program} -t raw -A OUTPUT -p tcp --sport {port} -j CT --notrack"
+        )
+    });
+    rules.collect::<Vec<String>>().join("\n")
 }
 
 /// Nothing unless the listener's port is one that the kernel gives to outgoing connections.

@@ -18,9 +18,9 @@ const SETTINGS: [&str; 13] = [
     "net.ipv4.tcp_abort_on_overflow",
     "net.ipv4.tcp_child_ehash_entries",
     "net.ipv4.tcp_ehash_entries",
-    "net.ipv4.tcp_max_syn_backlog",
     "net.ipv4.tcp_mem",
     "net.ipv4.tcp_syncookies",
+    "net.netfilter.nf_conntrack_buckets",
     "net.netfilter.nf_conntrack_count",
     "net.netfilter.nf_conntrack_max",
 ];
@@ -39,6 +39,8 @@ pub(crate) struct Machine {
     pub(super) memory_bytes: Option<u64>,
     /// The least `memory.max` of the process's control groups.
     pub(super) cgroup_memory_bytes: Option<u64>,
+    /// The least `memory.high` of the process's control groups.
+    pub(super) cgroup_memory_high_bytes: Option<u64>,
     /// The least `pids.max` of the process's control groups.
     pub(super) cgroup_pids: Option<u64>,
     /// The hard descriptor limit of the process.
@@ -72,6 +74,7 @@ impl Machine {
                 .and_then(|info| field(&info, "MemTotal:")?.strip_suffix("kB")?.trim().parse::<u64>().ok())
                 .map(|kib| kib.saturating_mul(1024)),
             cgroup_memory_bytes: least("memory.max"),
+            cgroup_memory_high_bytes: least("memory.high"),
             cgroup_pids: least("pids.max"),
             descriptors: text("proc/self/limits").as_deref().and_then(hard_descriptors),
             page_bytes,
@@ -219,10 +222,13 @@ mod tests {
             ("proc/meminfo", "MemTotal: 8388608 kB\n"),
             ("sys/fs/cgroup/system.slice/memory.max", "1073741824\n"),
             ("sys/fs/cgroup/system.slice/gateway.service/memory.max", "max\n"),
+            ("sys/fs/cgroup/system.slice/memory.high", "max\n"),
+            ("sys/fs/cgroup/system.slice/gateway.service/memory.high", "805306368\n"),
             ("sys/fs/cgroup/system.slice/gateway.service/pids.max", "64\n"),
             ("sys/fs/cgroup/system.slice/gateway.service/cpu.max", "250000 100000\n"),
         ]);
         assert_eq!((machine.cgroup_memory_bytes, machine.memory()), (Some(1 << 30), Some(1 << 30)));
+        assert_eq!(machine.cgroup_memory_high_bytes, Some(768 << 20));
         assert_eq!((machine.cgroup_pids, machine.cores), (Some(64), 2));
     }
 

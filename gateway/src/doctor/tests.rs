@@ -9,7 +9,7 @@ use super::*;
 
 /// Four cores, 24 GiB, and whatever a distribution sets; nobody tracks connections.
 fn machine() -> Machine {
-    let settings: [(&str, &[u64]); 10] = [
+    let settings: [(&str, &[u64]); 9] = [
         ("fs.file-max", &[i64::MAX as u64]),
         ("fs.nr_open", &[1_048_576]),
         ("net.core.netdev_max_backlog", &[16_384]),
@@ -17,7 +17,6 @@ fn machine() -> Machine {
         ("net.ipv4.ip_local_port_range", &[32_768, 60_999]),
         ("net.ipv4.tcp_abort_on_overflow", &[0]),
         ("net.ipv4.tcp_ehash_entries", &[1 << 24]),
-        ("net.ipv4.tcp_max_syn_backlog", &[16_384]),
         ("net.ipv4.tcp_mem", &[2_000_000, 3_000_000, 4_000_000]),
         ("net.ipv4.tcp_syncookies", &[1]),
     ];
@@ -264,7 +263,6 @@ fn each_kernel_setting_that_falls_short_has_its_line() {
     for (name, here, line) in [
         ("net.core.somaxconn", 128, "sysctl -w net.core.somaxconn=16384"),
         ("net.core.netdev_max_backlog", 1_000, "sysctl -w net.core.netdev_max_backlog=16384"),
-        ("net.ipv4.tcp_max_syn_backlog", 512, "sysctl -w net.ipv4.tcp_max_syn_backlog=16384"),
         ("net.ipv4.tcp_syncookies", 0, "sysctl -w net.ipv4.tcp_syncookies=1"),
         ("net.ipv4.tcp_abort_on_overflow", 1, "sysctl -w net.ipv4.tcp_abort_on_overflow=0"),
     ] {
@@ -288,7 +286,7 @@ fn the_memory_of_sockets_gets_what_the_sockets_leave() {
     let name = "net.ipv4.tcp_mem";
     let low = machine_with(name, &[1, 2, 3]);
     let report = diagnose(&settings("[limits]\nconnections = 1000000"), &low, None);
-    assert_eq!(lines(&row(&report, name)), ["sysctl -w net.ipv4.tcp_mem=\"500000 750000 1000000\""]);
+    assert_eq!(lines(&row(&report, name)), ["sysctl -w net.ipv4.tcp_mem=\"500000 666666 1000000\""]);
     // A page for each of four million does not fit beside their sockets.
     let own = settings("[shards]\nown_descriptors = true\n[heartbeat]\ninterval = '60s'");
     let many = diagnose(&own, &low, Some(4_000_000));
@@ -324,10 +322,56 @@ fn a_firewall_that_tracks_connections_bounds_them() {
     tracking.settings.insert("net.netfilter.nf_conntrack_count", vec![12]);
     let report = diagnose(&settings, &tracking, None);
     assert_eq!((report.fits, report.bounded_by), (Some(262_144), Some(name)));
+    assert!(lines(&row(&report, name))[1].starts_with("iptables "));
     assert!(lines(&row(&report, name))[1].contains("--dport 8080 -j CT --notrack"));
     let most = number(&row(&report, name).fixes, "sysctl -w net.netfilter.nf_conntrack_max=");
     tracking.settings.insert(name, vec![most]);
     assert!(diagnose(&settings, &tracking, None).is_good());
+}
+
+#[test]
+fn a_table_of_tracked_connections_gets_as_many_chains_and_rules_are_for_what_reaches_the_listener() {
+    let name = "net.netfilter.nf_conntrack_max";
+    let mut tracking = machine_with(name, &[262_144]);
+    tracking.settings.insert("net.netfilter.nf_conntrack_buckets", vec![262_144]);
+    let ways = |address: &str| {
+        let text = format!("[listen]\naddress = '{address}'\n[limits]\nconnections = 500000");
+        let row = row(&diagnose(&settings(&text), &tracking, None), name);
+        (row.fixes[0].line.clone(), row.fixes[1].line.clone())
+    };
+    let (tables, both) = ways("[::]:443");
+    assert_eq!(
+        tables,
+        "sysctl -w net.netfilter.nf_conntrack_buckets=625000\nsysctl -w net.netfilter.nf_conntrack_max=625000"
+    );
+    let of = |rules: &str| {
+        let mut programs: Vec<String> =
+            rules.lines().filter_map(|rule| Some(rule.split_once(' ')?.0.to_owned())).collect();
+        programs.dedup();
+        assert!(rules.lines().all(|rule| rule.contains("port 443 ")), "{rules}");
+        programs
+    };
+    assert_eq!(of(&both), ["iptables", "ip6tables"]);
+    assert_eq!(
+        (of(&ways("0.0.0.0:443").1), of(&ways("[::1]:443").1)),
+        (vec!["iptables".into()], vec!["ip6tables".into()])
+    );
+}
+
+#[test]
+fn a_control_group_that_is_slowed_down_before_its_limit_is_tight() {
+    let asked = settings("[limits]\nconnections = 500000");
+    let throttled = Machine { cgroup_memory_high_bytes: Some(1 << 30), ..machine() };
+    let report = diagnose(&asked, &throttled, None);
+    assert_eq!((row(&report, "memory.high").verdict, report.is_good()), (Verdict::Tight, true));
+    let line = row(&report, "memory.high").fixes[0].line.clone();
+    let mib: u64 = line.strip_prefix("MemoryHigh=").unwrap().strip_suffix('M').unwrap().parse().unwrap();
+    let with = |mib: u64| {
+        let machine = Machine { cgroup_memory_high_bytes: Some(mib << 20), ..machine() };
+        row(&diagnose(&asked, &machine, None), "memory.high").verdict
+    };
+    assert_eq!((with(mib), with(mib - 1)), (Verdict::Good, Verdict::Tight));
+    assert!(diagnose(&asked, &machine(), None).rows.iter().all(|row| row.subject != "memory.high"));
 }
 
 #[test]
