@@ -33,6 +33,7 @@ macro_rules! over_each_bus {
 over_each_bus! {
     any_node_does_for_any_connection_what_its_own_would,
     whom_a_publish_excludes_hears_it_on_no_node,
+    many_calls_that_a_node_does_not_answer_are_each_told_so_and_disturb_nothing_afterwards,
     a_list_gathers_all_nodes_and_names_the_one_that_is_silent,
     a_node_that_dies_is_announced_with_its_epoch_and_one_that_leaves_is_not,
     users_are_told_to_go_and_networks_are_kept_out_on_all_nodes,
@@ -42,6 +43,9 @@ over_each_bus! {
     a_node_that_comes_late_learns_which_networks_are_blocked,
     what_is_blocked_or_lifted_while_the_bus_is_away_is_so_everywhere_afterwards,
 }
+
+/// Calls at once to a node that does not answer.
+const CALLS: u32 = 50;
 
 /// Waits until each of them knows all of them.
 fn acquainted(nodes: &[&Gateway]) {
@@ -125,6 +129,33 @@ fn whom_a_publish_excludes_hears_it_on_no_node(kind: BusKind) {
         heard.retain(|text| text != "there?");
         assert_eq!(heard, expected, "{}", client.id);
     }
+    a.stop();
+    b.stop();
+}
+
+fn many_calls_that_a_node_does_not_answer_are_each_told_so_and_disturb_nothing_afterwards(kind: BusKind) {
+    let server = BusServer::start(kind);
+    let (a, b) = (server.node("a", ""), server.node("b", ""));
+    acquainted(&[&a, &b]);
+    let client = b.client("/echo");
+    let path = format!("/v1/connections/{}", client.id);
+    b.freeze();
+    std::thread::scope(|scope| {
+        for _ in 0..CALLS {
+            scope.spawn(|| a.http().call("GET", &path).problem(503, "node_silent"));
+        }
+    });
+    b.thaw();
+    // Their answers come late, beside those of others.
+    for _ in 0..CALLS {
+        a.http().call("GET", &path).good(200);
+    }
+    let metrics = a.metrics();
+    let calls =
+        ["gateway_bus_calls_total", "gateway_bus_calls_unanswered_total"].map(|name| metrics.value(name));
+    assert_eq!(calls, [2.0 * f64::from(CALLS), f64::from(CALLS)]);
+    assert_eq!(metrics.value("gateway_bus_calls_left_out_total"), 0.0);
+    assert_eq!(metrics.value("gateway_bus_malformed_total"), 0.0);
     a.stop();
     b.stop();
 }

@@ -14,7 +14,7 @@ const SUBSCRIPTIONS: &str = "gateway_bus_subscriptions";
 type Figure = (&'static str, fn(&BusStats) -> u64, &'static str);
 
 #[rustfmt::skip]
-const COUNTERS: [Figure; 21] = [
+const COUNTERS: [Figure; 22] = [
     ("gateway_bus_forwarded_total", |s| s.forwarded.value(), "Messages for channels handed to the bus."),
     ("gateway_bus_forwards_left_out_total", |s| s.left_out.value(), "Messages for channels that the bus was not there for, or that are larger than it takes."),
     ("gateway_bus_received_total", |s| s.received.value(), "Messages taken from the bus for subscribers or connections of this node."),
@@ -29,6 +29,7 @@ const COUNTERS: [Figure; 21] = [
     ("gateway_bus_inbound_left_out_total", |s| s.inbound_left_out.value(), "Inbound events given up, because the bus was away and the route says so, or because they are larger than it takes."),
     ("gateway_bus_calls_total", |s| s.calls.value(), "Calls to other nodes."),
     ("gateway_bus_calls_unanswered_total", |s| s.calls_unanswered.value(), "Calls to other nodes that had no answer in time."),
+    ("gateway_bus_calls_left_out_total", |s| s.calls_left_out.value(), "Calls to other nodes that were not made, because too many waited for answers."),
     ("gateway_bus_commands_total", |s| s.commands.value(), "Commands of other nodes and of app servers taken from the bus."),
     ("gateway_bus_commands_refused_total", |s| s.commands_refused.value(), "Commands from the bus that were answered busy, because too many were being obeyed."),
     ("gateway_bus_answers_left_out_total", |s| s.answers_left_out.value(), "Messages to connections that were requests and had no answer, because too many waited for one."),

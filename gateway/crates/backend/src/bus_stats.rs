@@ -64,6 +64,8 @@ bus_stats! {
     calls,
     /// Calls that had no answer.
     calls_unanswered,
+    /// Calls that were not made, because as many as may be waited for answers.
+    calls_left_out,
     /// Commands taken from the bus.
     commands,
     /// Commands that were answered busy, because too many were being obeyed.

@@ -7,6 +7,7 @@
 mod arrivals;
 pub mod bus;
 pub mod bus_stats;
+mod calls;
 pub mod embedded;
 pub mod grpc;
 pub mod incoming;

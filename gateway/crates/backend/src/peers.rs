@@ -23,6 +23,9 @@ pub const HEARD_MAX: usize = 1024;
 /// Bytes of commands that wait or are being obeyed; likewise.
 pub const HEARD_BYTES_MAX: usize = 64 << 20;
 
+/// Calls of a node that may wait for answers. Those beyond are not made, and counted as left out.
+pub(crate) const CALLS_MAX: usize = 1024;
+
 /// Why a call has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallError {

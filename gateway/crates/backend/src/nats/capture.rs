@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use async_nats::client::Request;
-use async_nats::{Client, RequestErrorKind};
+use async_nats::HeaderMap;
 use tokio::sync::watch;
 
 use super::link::Link;
+use super::requests::{NoAnswer, Requests};
 use super::subjects::Subjects;
 use crate::joint::Routes;
 
@@ -28,6 +28,7 @@ pub(super) type Found = Result<Option<String>, String>;
 /// Holds inbound events up until it is known that no stream captures them, and whenever one does.
 pub(super) async fn watch(
     link: Link,
+    requests: Requests,
     subjects: Subjects,
     routes: std::sync::Arc<Routes>,
     clear: watch::Sender<bool>,
@@ -36,7 +37,7 @@ pub(super) async fn watch(
     while link.up().await {
         let losses = link.standing().losses;
         let mut again = ASK_EVERY;
-        let problem = match ask(&link, &subjects, &routes).await {
+        let problem = match ask(&link, &requests, &subjects, &routes).await {
             Ok(found) => {
                 clear.send_replace(found.is_none());
                 found.map(|stream| advice(&stream))
@@ -60,10 +61,10 @@ pub(super) async fn watch(
 }
 
 /// The first stream that captures a subject of inbound events.
-pub(super) async fn ask(link: &Link, subjects: &Subjects, routes: &Routes) -> Found {
+pub(super) async fn ask(link: &Link, requests: &Requests, subjects: &Subjects, routes: &Routes) -> Found {
     for route in routes.now().iter().filter(|route| route.tells_bus) {
         let subject = subjects.inbound_of_all(&route.name);
-        let asked = link.unless_lost(ask_about(&link.client, &subject)).await;
+        let asked = link.unless_lost(ask_about(requests, &subject)).await;
         if let Some(stream) = asked.unwrap_or_else(|| Err("the bus was lost".to_owned()))? {
             return Ok(Some(stream));
         }
@@ -71,14 +72,14 @@ pub(super) async fn ask(link: &Link, subjects: &Subjects, routes: &Routes) -> Fo
     Ok(None)
 }
 
-async fn ask_about(client: &Client, subject: &str) -> Found {
+async fn ask_about(requests: &Requests, subject: &str) -> Found {
     let question = serde_json::json!({ "subject": subject }).to_string();
-    let request = Request::new().payload(question.into()).timeout(Some(ANSWER_WITHIN));
-    match client.send_request("$JS.API.STREAM.NAMES", request).await {
+    let place = "$JS.API.STREAM.NAMES".to_owned();
+    match requests.ask(place, HeaderMap::new(), question.into(), ANSWER_WITHIN).await {
         Ok(answer) => read(&answer.payload, subject),
         // No server has streams.
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
-        Err(error) => Err(error.to_string()),
+        Err(NoAnswer::Nobody) => Ok(None),
+        Err(no_answer) => Err(no_answer.to_string()),
     }
 }
 

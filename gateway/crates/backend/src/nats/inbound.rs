@@ -8,8 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::client::Request;
-use async_nats::{HeaderMap, RequestErrorKind};
+use async_nats::HeaderMap;
 use bridge::inbound::{Occurrence, Settled};
 use bridge::message::Bytes;
 use bridge::{Address, Command, ConnId, Inbound};
@@ -19,6 +18,7 @@ use super::closing::Closing;
 use super::lane;
 use super::link::Link;
 use super::patience::{Patience, RETRY_MIN};
+use super::requests::{NoAnswer, Requests};
 use super::subjects::{self, Subjects, content_type};
 use crate::bus_stats::BusStats;
 use crate::joint::{Node, OnLoss, Routes};
@@ -37,6 +37,7 @@ pub(super) const SETTLE_EVERY: Duration = Duration::from_millis(2);
 /// What all inbound tasks share.
 pub(super) struct Teller {
     pub(super) link: Link,
+    pub(super) requests: Requests,
     pub(super) subjects: Subjects,
     pub(super) node: Node,
     pub(super) routes: Arc<Routes>,
@@ -180,20 +181,20 @@ impl Teller {
     /// JetStream: one attempt.
     async fn store(&self, inbound: &Inbound) -> Result<(), Failed> {
         let Said { subject, headers, payload, .. } = self.say(inbound).ok_or(Failed::Never)?;
-        let request = Request::new().payload(payload).headers(headers).timeout(Some(ACK_WITHIN));
         // No answer can come after a loss, and the library takes only so much for a server that is not there.
-        let sent = self.link.unless_lost(self.link.client.send_request(subject, request)).await;
+        let asked = self.requests.ask(subject, headers, payload, ACK_WITHIN);
+        let sent = self.link.unless_lost(asked).await;
         match sent.ok_or(Failed::Lost)? {
             Ok(ack) => acknowledged_by(&ack.payload),
-            Err(error) => Err(match error.kind() {
-                RequestErrorKind::NoResponders => {
+            Err(no_answer) => Err(match no_answer {
+                NoAnswer::Nobody => {
                     self.stats.no_responders.add(1);
                     Failed::Refused
                 }
                 // The stream has no leader, perhaps: all of them together would ask it again and again.
-                RequestErrorKind::TimedOut => Failed::Refused,
-                RequestErrorKind::MaxPayloadExceeded => Failed::Never,
-                _ => Failed::Lost,
+                NoAnswer::Late | NoAnswer::Full => Failed::Refused,
+                NoAnswer::TooLarge => Failed::Never,
+                NoAnswer::Closed => Failed::Lost,
             }),
         }
     }

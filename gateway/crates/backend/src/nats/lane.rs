@@ -20,6 +20,11 @@ use super::patience::Patience;
 /// Events that a partition takes out of its channel, under way or behind one that is.
 const HELD_MAX: usize = 64;
 
+/// Events that all partitions together have under way, at most.
+pub(super) fn under_way_max(partitions: u16) -> usize {
+    usize::from(partitions.max(1)) * HELD_MAX
+}
+
 /// Who has an event under way, and what waits behind it.
 #[derive(Default)]
 struct Turns {

@@ -17,6 +17,7 @@ mod login;
 mod patience;
 mod peers;
 mod replies;
+mod requests;
 mod subjects;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ use self::link::{Link, Standing, Watcher};
 pub use self::login::Login;
 use self::peers::Nodes;
 use self::replies::{Answers, Replies};
+use self::requests::Requests;
 use self::subjects::Subjects;
 use crate::arrivals::Arrivals;
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
@@ -89,10 +91,12 @@ impl Nats {
             joint;
         let (link, watcher) = Link::connect(options, &stats, node.wall_ms).await?;
         let subjects = Subjects::new(&node);
+        let (requests, inbox) = Requests::subscribe(&link, lane::under_way_max(node.partitions)).await?;
+        let inbox = tokio::spawn(inbox.run());
         // Until it is known that no stream takes them, events of core mode wait.
         let (clear, is_clear) = watch::channel(false);
         if !options.jetstream {
-            match capture::ask(&link, &subjects, &routes).await {
+            match capture::ask(&link, &requests, &subjects, &routes).await {
                 Ok(Some(stream)) => return Err(capture::advice(&stream)),
                 found => drop(clear.send_replace(found.is_ok())),
             }
@@ -114,6 +118,7 @@ impl Nats {
         };
         let teller = Teller {
             link: link.clone(),
+            requests: requests.clone(),
             subjects: subjects.clone(),
             node: node.clone(),
             routes: Arc::clone(&routes),
@@ -122,6 +127,7 @@ impl Nats {
             is_clear,
         };
         let mut tasks = vec![
+            inbox,
             watch(watcher, Arc::clone(&stats), Arc::clone(&beyond), Arc::clone(&routes)),
             tokio::spawn(subscriptions.run()),
             tokio::spawn(listener.run()),
@@ -146,7 +152,7 @@ impl Nats {
         let last = if options.jetstream {
             tokio::spawn(teller.jetstream(feed, settler))
         } else {
-            tasks.push(tokio::spawn(capture::watch(link.clone(), subjects, routes, clear)));
+            tasks.push(tokio::spawn(capture::watch(link.clone(), requests, subjects, routes, clear)));
             tokio::spawn(direct::run(teller, feed, settler))
         };
         Ok(Self { link, speaker, stats, beyond, nodes, last: Mutex::new(vec![last]), tasks })

@@ -5,8 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
-use async_nats::{HeaderMap, Request, StatusCode, Subscriber};
+use async_nats::{HeaderMap, StatusCode, Subscriber};
 use bridge::NodeName;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -15,15 +14,17 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 
 use super::link::Link;
+use super::requests::{Inbox, NoAnswer, Requests};
 use super::subjects::{self, Subjects};
 use crate::bus::BusFuture;
 use crate::bus_stats::BusStats;
-use crate::peers::{Beat, CallError, Ear, Heard, News, Peers, Subject, Taker, take};
+use crate::peers::{Beat, CALLS_MAX, CallError, Ear, Heard, News, Peers, Subject, Taker, take};
 use crate::proto;
 
 /// Other nodes of this NATS.
 pub(super) struct Nodes {
     link: Link,
+    requests: Requests,
     subjects: Subjects,
     stats: Arc<BusStats>,
     heard: Taker,
@@ -42,14 +43,22 @@ impl Nodes {
             let subscriber = link.client.subscribe(subject).await;
             subscribers.push(subscriber.map_err(|error| format!("bus.nats: {error}"))?);
         }
+        let (requests, inbox) = Requests::subscribe(link, CALLS_MAX).await?;
         let (ear, heard) = Ear::new(stats);
         let listener = Listener {
             subscribers: select_all(subscribers),
             subjects: subjects.clone(),
             ear,
             stats: Arc::clone(stats),
+            inbox,
         };
-        let nodes = Self { link: link.clone(), subjects: subjects.clone(), stats: Arc::clone(stats), heard };
+        let nodes = Self {
+            link: link.clone(),
+            requests,
+            subjects: subjects.clone(),
+            stats: Arc::clone(stats),
+            heard,
+        };
         Ok((nodes, listener))
     }
 
@@ -73,18 +82,21 @@ impl Peers for Nodes {
                 return Err(CallError::Away);
             }
             self.stats.calls.add(1);
-            let request = Request::new().payload(command.encode_to_vec().into()).timeout(Some(within));
-            let sent = self.link.client.send_request(self.subjects.command_of(node), request);
+            let subject = self.subjects.command_of(node);
+            let asked = self.requests.ask(subject, HeaderMap::new(), command.encode_to_vec().into(), within);
             // Its own limit begins when the request has left; a socket that takes nothing must not hold us.
-            let answer = match tokio::time::timeout(within, sent).await {
+            let answer = match tokio::time::timeout(within, asked).await {
                 Ok(Ok(message)) => proto::Answer::decode(message.payload).map_err(|_| CallError::Unreadable),
-                Ok(Err(error)) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
-                    Err(CallError::TooLarge)
+                Ok(Err(NoAnswer::TooLarge)) => Err(CallError::TooLarge),
+                Ok(Err(NoAnswer::Full)) => Err(CallError::Busy),
+                Ok(Err(NoAnswer::Nobody | NoAnswer::Late | NoAnswer::Closed)) | Err(_) => {
+                    Err(CallError::Silent)
                 }
-                Ok(Err(_)) | Err(_) => Err(CallError::Silent),
             };
-            if answer.is_err() {
-                self.stats.calls_unanswered.add(1);
+            match answer {
+                Ok(_) => {}
+                Err(CallError::Busy) => self.stats.calls_left_out.add(1),
+                Err(_) => self.stats.calls_unanswered.add(1),
             }
             answer
         })
@@ -139,30 +151,36 @@ pub(super) struct Listener {
     subjects: Subjects,
     ear: Ear,
     stats: Arc<BusStats>,
+    inbox: Inbox,
 }
 
 impl Listener {
     /// Runs for as long as the subscriptions do.
-    pub(super) async fn run(mut self) {
-        let (presence, nodes) = (self.subjects.presence(), self.subjects.nodes());
-        let to_all = self.subjects.command_of_all();
-        while let Some(message) = self.subscribers.next().await {
-            if message.status == Some(StatusCode::NO_RESPONDERS) {
-                continue;
-            }
-            let subject = match message.subject.as_str() {
-                subject if subject == presence => Subject::Presence,
-                subject if subject == nodes => Subject::Nodes,
-                subject => Subject::Command { to_all: subject == to_all },
-            };
-            let reply_to = message.reply.map(|reply| reply.to_string());
-            if reply_to.as_deref().is_some_and(|reply_to| !self.subjects.may_answer(reply_to)) {
-                self.stats.malformed.add(1);
-                continue;
-            }
-            if !self.ear.hear(subject, message.payload, reply_to) {
-                return;
-            }
+    pub(super) async fn run(self) {
+        let Self { subscribers, subjects, ear, stats, inbox } = self;
+        tokio::join!(inbox.run(), listen(subscribers, subjects, ear, stats));
+    }
+}
+
+async fn listen(mut subscribers: SelectAll<Subscriber>, subjects: Subjects, ear: Ear, stats: Arc<BusStats>) {
+    let (presence, nodes) = (subjects.presence(), subjects.nodes());
+    let to_all = subjects.command_of_all();
+    while let Some(message) = subscribers.next().await {
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            continue;
+        }
+        let subject = match message.subject.as_str() {
+            subject if subject == presence => Subject::Presence,
+            subject if subject == nodes => Subject::Nodes,
+            subject => Subject::Command { to_all: subject == to_all },
+        };
+        let reply_to = message.reply.map(|reply| reply.to_string());
+        if reply_to.as_deref().is_some_and(|reply_to| !subjects.may_answer(reply_to)) {
+            stats.malformed.add(1);
+            continue;
+        }
+        if !ear.hear(subject, message.payload, reply_to) {
+            return;
         }
     }
 }

@@ -2,8 +2,7 @@
 //! servers are told of nodes. Redis has no reply subjects, so a command names the channel for its answer, and an id by
 //! which the answer finds who waits. What is said, and the bounds of what was heard, are [`crate::peers`]'s.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bridge::NodeName;
@@ -16,11 +15,10 @@ use super::keys::{Keys, OfNodes};
 use super::publish::{Forward, What};
 use crate::bus::{BusFuture, BusState};
 use crate::bus_stats::BusStats;
-use crate::peers::{Beat, CallError, Ear, Heard, News, Peers, Subject, Taker, take};
+use crate::calls::Calls;
+use crate::peers::{Beat, CALLS_MAX, CallError, Ear, Heard, News, Peers, Subject, Taker, take};
 use crate::proto;
 
-/// Calls that may wait for answers.
-const CALLS_MAX: usize = 1_024;
 /// Most bytes of a command or an answer: a quarter of what Redis holds for a subscriber, by default, before it cuts it off.
 const BYTES_MAX: usize = 8 << 20;
 /// How long the last word of a node may take.
@@ -32,7 +30,7 @@ pub(super) struct Nodes {
     health: Arc<Health>,
     forwards: mpsc::Sender<Forward>,
     words: mpsc::Sender<Forward>,
-    calls: Arc<Calls>,
+    calls: Arc<Calls<proto::Answer>>,
     stats: Arc<BusStats>,
     heard: Taker,
 }
@@ -41,7 +39,7 @@ pub(super) struct Nodes {
 #[derive(Clone)]
 pub(crate) struct Ears {
     ear: Ear,
-    calls: Arc<Calls>,
+    calls: Arc<Calls<proto::Answer>>,
     stats: Arc<BusStats>,
 }
 
@@ -55,7 +53,7 @@ impl Nodes {
         stats: &Arc<BusStats>,
     ) -> (Self, Ears) {
         let (ear, heard) = Ear::new(stats);
-        let calls = Arc::<Calls>::default();
+        let calls = Calls::new(CALLS_MAX);
         let ears = Ears { ear, calls: Arc::clone(&calls), stats: Arc::clone(stats) };
         let nodes = Self {
             keys: keys.clone(),
@@ -86,7 +84,7 @@ impl Nodes {
     async fn ask(&self, node: &NodeName, command: proto::Command) -> Result<proto::Answer, CallError> {
         let call = self.calls.begin().ok_or(CallError::Busy)?;
         let reply_to = self.keys.place_of(OfNodes::Answer).to_owned();
-        let words = proto::Command { id: call.id, reply_to, ..command }.encode_to_vec();
+        let words = proto::Command { id: call.id(), reply_to, ..command }.encode_to_vec();
         if words.len() > BYTES_MAX {
             return Err(CallError::TooLarge);
         }
@@ -115,8 +113,10 @@ impl Peers for Nodes {
             self.stats.calls.add(1);
             let asked = tokio::time::timeout(within, self.ask(node, command)).await;
             let answer = asked.unwrap_or(Err(CallError::Silent));
-            if answer.is_err() {
-                self.stats.calls_unanswered.add(1);
+            match answer {
+                Ok(_) => {}
+                Err(CallError::Busy) => self.stats.calls_left_out.add(1),
+                Err(_) => self.stats.calls_unanswered.add(1),
             }
             answer
         })
@@ -168,60 +168,10 @@ impl Ears {
                 let _ = self.ear.hear(subject, said.into(), None);
             }
             OfNodes::Answer => match proto::Answer::decode(Bytes::from(said)) {
-                Ok(answer) => self.calls.end(answer),
+                Ok(answer) => self.calls.end(answer.id, answer),
                 Err(_) => self.stats.malformed.add(1),
             },
         }
-    }
-}
-
-/// Who waits for which answer.
-#[derive(Default)]
-struct Calls(Mutex<HashMap<u64, oneshot::Sender<proto::Answer>>>);
-
-impl Calls {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<proto::Answer>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One more; `None` when there are as many as may be.
-    fn begin(self: &Arc<Self>) -> Option<Call> {
-        let mut waiting = self.lock();
-        if waiting.len() >= CALLS_MAX {
-            return None;
-        }
-        // At random, so that nobody who only heard an earlier answer can guess it.
-        let id = std::iter::repeat_with(|| fastrand::u64(1..)).find(|id| !waiting.contains_key(id))?;
-        let (answer, answered) = oneshot::channel();
-        waiting.insert(id, answer);
-        drop(waiting);
-        Some(Call { id, answered, calls: Arc::clone(self) })
-    }
-
-    /// Its answer came. Late ones find nobody: their calls are counted as unanswered.
-    fn end(&self, answer: proto::Answer) {
-        if let Some(waiting) = self.lock().remove(&answer.id) {
-            let _ = waiting.send(answer);
-        }
-    }
-}
-
-/// A call that waits; given up when it is dropped.
-struct Call {
-    id: u64,
-    answered: oneshot::Receiver<proto::Answer>,
-    calls: Arc<Calls>,
-}
-
-impl Call {
-    async fn answer(mut self) -> Option<proto::Answer> {
-        (&mut self.answered).await.ok()
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.calls.lock().remove(&self.id);
     }
 }
 
@@ -232,22 +182,6 @@ mod tests {
 
     use super::super::health::tests::{ALL, health};
     use super::*;
-
-    fn answer(id: u64) -> proto::Answer {
-        proto::Answer { id, node: "b".to_owned(), ..proto::Answer::default() }
-    }
-
-    #[tokio::test]
-    async fn an_answer_finds_who_waits_for_it_and_a_late_one_nobody() {
-        let calls = Arc::<Calls>::default();
-        let (first, second) = (calls.begin().unwrap(), calls.begin().unwrap());
-        let given_up = second.id;
-        drop(second);
-        calls.end(answer(given_up));
-        calls.end(answer(first.id));
-        assert_eq!(first.answer().await.unwrap().node, "b");
-        assert!(calls.lock().is_empty());
-    }
 
     #[tokio::test]
     async fn a_node_says_that_it_is_there_however_much_else_waits() {
@@ -267,14 +201,5 @@ mod tests {
         nodes.beat(beat).await;
         assert_eq!(stats.words_left_out.value(), 1, "it does not wait for room, and is counted");
         assert!(matches!(said.try_recv().unwrap().what, What::Words(name, _) if name.ends_with("presence")));
-    }
-
-    #[test]
-    fn no_more_calls_wait_than_the_bound_and_one_that_is_given_up_makes_room() {
-        let calls = Arc::<Calls>::default();
-        let mut waiting: Vec<_> = (0..CALLS_MAX).map(|_| calls.begin().unwrap()).collect();
-        assert!(calls.begin().is_none());
-        waiting.pop();
-        assert!(calls.begin().is_some());
     }
 }
