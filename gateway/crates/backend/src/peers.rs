@@ -248,13 +248,43 @@ impl Ear {
 
 /// The way to other nodes. A bus without one is a node by itself.
 pub trait Peers: Send + Sync {
-    /// Asks a node and waits for its answer, at most `within`. The command's id and address are the bus's to set.
+    /// Asks a node and waits for its answer, at most `within`; counted.
     fn call<'a>(
         &'a self,
         node: &'a NodeName,
         command: proto::Command,
         within: Duration,
+    ) -> BusFuture<'a, Result<proto::Answer, CallError>> {
+        Box::pin(async move {
+            if self.is_away() {
+                return Err(CallError::Away);
+            }
+            let stats = self.counts();
+            stats.calls.add(1);
+            let asked = tokio::time::timeout(within, self.ask(node, command, within)).await;
+            let answer = asked.unwrap_or(Err(CallError::Silent));
+            match answer {
+                Ok(_) => {}
+                Err(CallError::Busy) => stats.calls_left_out.add(1),
+                Err(_) => stats.calls_unanswered.add(1),
+            }
+            answer
+        })
+    }
+
+    /// Asks, for [`Peers::call`], which gives up after `within`. The command's id and address are the bus's to set.
+    fn ask<'a>(
+        &'a self,
+        node: &'a NodeName,
+        command: proto::Command,
+        within: Duration,
     ) -> BusFuture<'a, Result<proto::Answer, CallError>>;
+
+    /// Whether nobody can be asked now.
+    fn is_away(&self) -> bool;
+
+    /// Where calls are counted.
+    fn counts(&self) -> &BusStats;
 
     /// Whether an answer may go where a command itself says: where messages bring no address of their own.
     fn may_answer(&self, reply_to: &str) -> bool;
@@ -282,6 +312,81 @@ mod tests {
 
     fn node() -> NodeName {
         NodeName::parse("b").unwrap()
+    }
+
+    /// A bus of which the test says what becomes of a call.
+    struct Scripted {
+        outcome: Option<Result<proto::Answer, CallError>>,
+        is_away: bool,
+        stats: BusStats,
+    }
+
+    impl Peers for Scripted {
+        fn ask<'a>(
+            &'a self,
+            _: &'a NodeName,
+            _: proto::Command,
+            _: Duration,
+        ) -> BusFuture<'a, Result<proto::Answer, CallError>> {
+            match self.outcome.clone() {
+                Some(outcome) => Box::pin(std::future::ready(outcome)),
+                None => Box::pin(std::future::pending()),
+            }
+        }
+
+        fn is_away(&self) -> bool {
+            self.is_away
+        }
+
+        fn counts(&self) -> &BusStats {
+            &self.stats
+        }
+
+        fn may_answer(&self, _: &str) -> bool {
+            false
+        }
+
+        fn answer<'a>(&'a self, _: &'a str, _: Bytes) -> BusFuture<'a, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn beat(&self, _: Beat) -> BusFuture<'_, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn tell(&self, _: News) -> BusFuture<'_, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn bytes_max(&self) -> usize {
+            0
+        }
+
+        fn hear(&self) -> Option<mpsc::Receiver<Heard>> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_call_is_counted_by_what_became_of_it_whichever_bus_it_is() {
+        let (answered, refused) = (Ok(proto::Answer::default()), |why| Some(Err(why)));
+        for (outcome, expected, counts) in [
+            (Some(answered.clone()), answered, [1, 0, 0]),
+            (None, Err(CallError::Silent), [1, 1, 0]),
+            (refused(CallError::Unreadable), Err(CallError::Unreadable), [1, 1, 0]),
+            (refused(CallError::TooLarge), Err(CallError::TooLarge), [1, 1, 0]),
+            (refused(CallError::Busy), Err(CallError::Busy), [1, 0, 1]),
+        ] {
+            let mut bus = Scripted { outcome, is_away: false, stats: BusStats::default() };
+            let call = async |bus: &Scripted| {
+                let answer = bus.call(&node(), proto::Command::default(), Duration::from_secs(3)).await;
+                let BusStats { calls, calls_unanswered, calls_left_out, .. } = &bus.stats;
+                (answer, [calls, calls_unanswered, calls_left_out].map(crate::bus_stats::Count::value))
+            };
+            assert_eq!(call(&bus).await, (expected, counts));
+            bus.is_away = true;
+            assert_eq!(call(&bus).await, (Err(CallError::Away), counts), "nobody was asked");
+        }
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Bus for Peered {
 }
 
 impl Peers for Peered {
-    fn call<'a>(
+    fn ask<'a>(
         &'a self,
         _: &'a NodeName,
         _: proto::Command,
@@ -87,6 +87,14 @@ impl Peers for Peered {
             tokio::task::yield_now().await;
             Ok(self.answer.clone())
         })
+    }
+
+    fn is_away(&self) -> bool {
+        false
+    }
+
+    fn counts(&self) -> &BusStats {
+        &self.stats
     }
 
     fn may_answer(&self, _: &str) -> bool {

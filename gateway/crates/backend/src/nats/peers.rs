@@ -71,35 +71,31 @@ impl Nodes {
 }
 
 impl Peers for Nodes {
-    fn call<'a>(
+    fn ask<'a>(
         &'a self,
         node: &'a NodeName,
         command: proto::Command,
         within: Duration,
     ) -> BusFuture<'a, Result<proto::Answer, CallError>> {
         Box::pin(async move {
-            if !self.link.standing().is_up {
-                return Err(CallError::Away);
-            }
-            self.stats.calls.add(1);
             let subject = self.subjects.command_of(node);
-            let asked = self.requests.ask(subject, HeaderMap::new(), command.encode_to_vec().into(), within);
-            // Its own limit begins when the request has left; a socket that takes nothing must not hold us.
-            let answer = match tokio::time::timeout(within, asked).await {
-                Ok(Ok(message)) => proto::Answer::decode(message.payload).map_err(|_| CallError::Unreadable),
-                Ok(Err(NoAnswer::TooLarge)) => Err(CallError::TooLarge),
-                Ok(Err(NoAnswer::Full)) => Err(CallError::Busy),
-                Ok(Err(NoAnswer::Nobody | NoAnswer::Late | NoAnswer::Closed)) | Err(_) => {
-                    Err(CallError::Silent)
-                }
-            };
-            match answer {
-                Ok(_) => {}
-                Err(CallError::Busy) => self.stats.calls_left_out.add(1),
-                Err(_) => self.stats.calls_unanswered.add(1),
-            }
-            answer
+            let said = command.encode_to_vec().into();
+            let answer = self.requests.ask(subject, HeaderMap::new(), said, within).await;
+            let message = answer.map_err(|no_answer| match no_answer {
+                NoAnswer::TooLarge => CallError::TooLarge,
+                NoAnswer::Full => CallError::Busy,
+                NoAnswer::Nobody | NoAnswer::Late | NoAnswer::Closed => CallError::Silent,
+            })?;
+            proto::Answer::decode(message.payload).map_err(|_| CallError::Unreadable)
         })
+    }
+
+    fn is_away(&self) -> bool {
+        !self.link.standing().is_up
+    }
+
+    fn counts(&self) -> &BusStats {
+        &self.stats
     }
 
     fn may_answer(&self, _: &str) -> bool {

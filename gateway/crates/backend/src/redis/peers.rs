@@ -67,10 +67,6 @@ impl Nodes {
         (nodes, ears)
     }
 
-    fn is_away(&self) -> bool {
-        self.health.state() == BusState::Away
-    }
-
     /// Publishes, unless the bus is away or too much waits. Whoever misses a word hears the next.
     fn say(&self, what: OfNodes, words: Vec<u8>, done: Option<oneshot::Sender<Option<u64>>>) {
         if !self.is_away() {
@@ -80,46 +76,39 @@ impl Nodes {
             }
         }
     }
-
-    async fn ask(&self, node: &NodeName, command: proto::Command) -> Result<proto::Answer, CallError> {
-        let call = self.calls.begin().ok_or(CallError::Busy)?;
-        let reply_to = self.keys.place_of(OfNodes::Answer).to_owned();
-        let words = proto::Command { id: call.id(), reply_to, ..command }.encode_to_vec();
-        if words.len() > BYTES_MAX {
-            return Err(CallError::TooLarge);
-        }
-        let (done, is_done) = oneshot::channel();
-        let what = What::Words(self.keys.command_of(node), words);
-        self.forwards.send(Forward { what, done: Some(done) }).await.map_err(|_| CallError::Away)?;
-        match is_done.await {
-            Ok(Some(1..)) => call.answer().await.ok_or(CallError::Silent),
-            // Nobody listens there; or it may have been published, or not.
-            _ => Err(CallError::Silent),
-        }
-    }
 }
 
 impl Peers for Nodes {
-    fn call<'a>(
+    fn ask<'a>(
         &'a self,
         node: &'a NodeName,
         command: proto::Command,
-        within: Duration,
+        _: Duration,
     ) -> BusFuture<'a, Result<proto::Answer, CallError>> {
         Box::pin(async move {
-            if self.is_away() {
-                return Err(CallError::Away);
+            let call = self.calls.begin().ok_or(CallError::Busy)?;
+            let reply_to = self.keys.place_of(OfNodes::Answer).to_owned();
+            let words = proto::Command { id: call.id(), reply_to, ..command }.encode_to_vec();
+            if words.len() > BYTES_MAX {
+                return Err(CallError::TooLarge);
             }
-            self.stats.calls.add(1);
-            let asked = tokio::time::timeout(within, self.ask(node, command)).await;
-            let answer = asked.unwrap_or(Err(CallError::Silent));
-            match answer {
-                Ok(_) => {}
-                Err(CallError::Busy) => self.stats.calls_left_out.add(1),
-                Err(_) => self.stats.calls_unanswered.add(1),
+            let (done, is_done) = oneshot::channel();
+            let what = What::Words(self.keys.command_of(node), words);
+            self.forwards.send(Forward { what, done: Some(done) }).await.map_err(|_| CallError::Away)?;
+            match is_done.await {
+                Ok(Some(1..)) => call.answer().await.ok_or(CallError::Silent),
+                // Nobody listens there; or it may have been published, or not.
+                _ => Err(CallError::Silent),
             }
-            answer
         })
+    }
+
+    fn is_away(&self) -> bool {
+        self.health.state() == BusState::Away
+    }
+
+    fn counts(&self) -> &BusStats {
+        &self.stats
     }
 
     fn may_answer(&self, reply_to: &str) -> bool {
