@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const COMMANDS_MAX: usize = 256;
 /// Such answers under way; beyond them nothing is answered.
 const REFUSALS_MAX: usize = 256;
+/// What this node keeps out is looked at so often at most, to be compared with what others do.
+const KEPT_OUT_EVERY: Duration = Duration::from_millis(200);
 /// Nodes that are being told of blocks at once; others wait.
 const TELLINGS_MAX: usize = 16;
 
@@ -93,6 +95,11 @@ fn losses(admin: &Admin) -> u64 {
     admin.publisher.bus().stats().map_or(0, |stats| stats.losses.value())
 }
 
+/// A digest of the networks that are kept out by order.
+fn kept_out(admin: &Admin) -> u64 {
+    admin.block_orders.digest(blocks::tick(admin))
+}
+
 struct Cluster<'a> {
     admin: &'a Arc<Admin>,
     peers: &'a dyn Peers,
@@ -102,6 +109,8 @@ struct Cluster<'a> {
     tellings: Arc<Semaphore>,
     beats: u64,
     losses: u64,
+    /// What is kept out, and when that was looked at.
+    kept_out: (Instant, u64),
     was_away: bool,
 }
 
@@ -117,6 +126,7 @@ impl<'a> Cluster<'a> {
             tellings: room(TELLINGS_MAX),
             beats: 0,
             losses: losses(admin),
+            kept_out: (Instant::now(), kept_out(admin)),
             was_away: admin.publisher.bus().state() == BusState::Away,
         }
     }
@@ -143,7 +153,8 @@ impl<'a> Cluster<'a> {
     async fn beat(&mut self, leaves: bool) {
         self.beats += 1;
         let Admin { node, epoch, .. } = &**self.admin;
-        self.peers.beat(Beat { node: node.clone(), epoch: *epoch, number: self.beats, leaves }).await;
+        let (node, epoch, number) = (node.clone(), *epoch, self.beats);
+        self.peers.beat(Beat { node, epoch, number, leaves, kept_out: Some(kept_out(self.admin)) }).await;
     }
 
     async fn look(&mut self) {
@@ -191,11 +202,25 @@ impl<'a> Cluster<'a> {
                     }
                     self.tell_of_blocks();
                 }
+                self.compare(&beat);
                 if let Some(news) = change.news {
                     tracing::warn!(node = %news.node, epoch = %news.epoch, "a node has returned");
                     self.peers.tell(news).await;
                 }
             }
+        }
+    }
+
+    /// A node that keeps out other networks than this one has missed an order, or knows of one that was missed here.
+    fn compare(&mut self, beat: &Beat) {
+        let now = Instant::now();
+        if now.duration_since(self.kept_out.0) >= KEPT_OUT_EVERY {
+            self.kept_out = (now, kept_out(self.admin));
+        }
+        if beat.node != self.admin.node && self.presence.disagrees(beat, self.kept_out.1, now) {
+            tracing::info!(node = %beat.node, "keeps out other networks; it is told what is known here");
+            self.admin.nodes.missed(&beat.node);
+            self.tell_of_blocks();
         }
     }
 

@@ -12,7 +12,7 @@ use backend::proto::gateway_client::GatewayClient;
 use backend::proto::message::Payload;
 use backend::proto::{self, Allow, ListConnectionsRequest, Message, SendRequest, answer};
 use harness::decider::allow;
-use harness::{BusApp, BusKind, BusServer, Decider, Gateway, NatsServer, eventually, free_port};
+use harness::{BusApp, BusKind, BusServer, Cable, Decider, Gateway, NatsServer, eventually, free_port};
 use nix::sys::signal::Signal;
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -42,6 +42,7 @@ over_each_bus! {
     while_the_bus_is_away_other_nodes_cannot_be_asked_and_nobody_is_lost,
     a_node_that_comes_late_learns_which_networks_are_blocked,
     what_is_blocked_or_lifted_while_the_bus_is_away_is_so_everywhere_afterwards,
+    what_is_told_to_all_at_once_reaches_a_node_that_was_away_for_a_moment,
 }
 
 /// Calls at once to a node that does not answer.
@@ -478,6 +479,38 @@ fn what_is_blocked_or_lifted_while_the_bus_is_away_is_so_everywhere_afterwards(k
     let agrees = |gateway: &Gateway| (blocked(gateway) == networks(["127.0.0.0/8"])).then_some(());
     eventually("b has lifted what a has", || agrees(&b));
     agrees(&a).unwrap();
+    a.stop();
+    b.stop();
+}
+
+/// Nobody sees that it was away: for the others it is no time, and who commands by the bus does not hear who obeyed.
+fn what_is_told_to_all_at_once_reaches_a_node_that_was_away_for_a_moment(kind: BusKind) {
+    let server = BusServer::start(kind);
+    let cable = Cable::to(server.port());
+    let (a, b) = (server.node("a", ""), server.node_at(cable.port, "b", ""));
+    acquainted(&[&a, &b]);
+    let mut app = server.app();
+    let client = b.client("/echo");
+    let mut while_away = |order: Value, kept_out: &BTreeSet<String>| {
+        let before = blocked(&b);
+        cable.cut();
+        server.is_up(&b, false);
+        app.say(&["command"], order.to_string().as_bytes());
+        eventually("a has heard it", || (blocked(&a) == *kept_out).then_some(()));
+        assert_eq!(blocked(&b), before, "b has not");
+        cable.mend();
+        server.is_up(&b, true);
+        eventually("b has heard of it", || (blocked(&b) == *kept_out).then_some(()));
+    };
+    let (all, few) = (networks(["10.1.0.0/16", "127.0.0.0/8"]), networks(["127.0.0.0/8"]));
+    while_away(json!({ "block": { "cidr": "127.0.0.0/8", "ttl_s": 600 } }), &few);
+    assert_eq!(client.told_to_go().0, 1008);
+    while_away(json!({ "block": { "cidr": "10.1.0.0/16", "ttl_s": 600 } }), &all);
+    while_away(json!({ "unblock": { "cidr": "10.1.0.0/16" } }), &few);
+    assert_eq!(blocked(&a), few);
+    for gateway in [&a, &b] {
+        assert_eq!(gateway.log().matches("a node is lost").count(), 0, "{}", gateway.log());
+    }
     a.stop();
     b.stop();
 }

@@ -99,6 +99,13 @@ impl BlockOrders {
         Ok(Obeyed::Done(done))
     }
 
+    /// A digest of the networks that are kept out, the same on all nodes that keep out the same: whatever the moments of the
+    /// orders, which differ when each node took one from the bus.
+    pub(crate) fn digest(&self, now: u32) -> u64 {
+        let kept_out = self.known(now).into_iter().filter(|order| order.is_block);
+        kept_out.fold(0, |sum, order| sum.wrapping_add(digest_of(order.network)))
+    }
+
     /// How many blocks were put into the list so far, when the shards were not told of the last of them.
     pub(super) fn unenforced(&self) -> Option<u64> {
         let put = self.put.load(Ordering::Acquire);
@@ -116,6 +123,14 @@ impl BlockOrders {
         age(&mut orders, now);
         orders.iter().map(|known| known.order).collect()
     }
+}
+
+/// Of one network. Every version has to come to the same: FNV-1a of its name, with its bits mixed, because these are summed.
+fn digest_of(network: Network) -> u64 {
+    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = network.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ (hash >> 33)
 }
 
 /// Forgets what may be forgotten, and turns blocks that are over into lifts.
@@ -148,6 +163,8 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+
+    const DIGEST_OF_10_1_2_0_24: u64 = 12_437_384_741_237_901_490;
 
     fn order(number: u16, at_ms: u64, until: u32, is_block: bool) -> BlockOrder {
         let [upper, lower] = number.to_be_bytes();
@@ -220,6 +237,26 @@ mod tests {
             known.iter().all(|known| !known.is_block && known.until >= 1005),
             "the first to end go first"
         );
+    }
+
+    #[test]
+    fn nodes_that_keep_out_the_same_have_the_same_digest_and_others_have_not() {
+        let (here, there) = (BlockOrders::default(), BlockOrders::default());
+        assert_eq!(here.digest(0), 0);
+        for number in 0..100 {
+            obey(&here, order(number, 10, 100, true), 0);
+            obey(&there, order(99 - number, 17, 130, true), 0);
+        }
+        let all = here.digest(0);
+        assert_eq!(there.digest(0), all, "in another order, at other moments");
+        obey(&there, order(3, 20, 130, false), 0);
+        assert_ne!(there.digest(0), all, "one was let in");
+        obey(&here, order(3, 20, 130, false), 0);
+        assert_eq!(here.digest(0), there.digest(0));
+        assert_eq!(here.digest(100), 0, "all are over");
+        // What older and newer nodes say, too.
+        obey(&here, order(258, 200, 300, true), 100);
+        assert_eq!(here.digest(100), DIGEST_OF_10_1_2_0_24);
     }
 
     #[test]

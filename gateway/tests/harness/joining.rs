@@ -33,6 +33,14 @@ impl BusServer {
         }
     }
 
+    /// Where it listens, on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Self::Nats(server) => server.port,
+            Self::Redis(server) => server.port,
+        }
+    }
+
     /// Its name in configuration and metrics.
     fn name(&self) -> &'static str {
         match self {
@@ -44,9 +52,16 @@ impl BusServer {
     /// A gateway on it, with `more` in its configuration.
     #[track_caller]
     pub(crate) fn node(&self, name: &str, more: &str) -> Gateway {
-        let (kind, place) = match self {
-            Self::Nats(server) => ("nats", format!("servers = ['{}']", server.url())),
-            Self::Redis(server) => ("redis", format!("server = '{}'", server.url())),
+        self.node_at(self.port(), name, more)
+    }
+
+    /// The same, by a cable to it.
+    #[track_caller]
+    pub(crate) fn node_at(&self, port: u16, name: &str, more: &str) -> Gateway {
+        let kind = self.name();
+        let place = match self {
+            Self::Nats(_) => format!("servers = ['nats://127.0.0.1:{port}']"),
+            Self::Redis(_) => format!("server = 'redis://127.0.0.1:{port}'"),
         };
         Gateway::start(&format!(
             "[node]\nname = '{name}'\n[grpc]\naddress = '127.0.0.1:0'\n[bus]\nkind = '{kind}'\n\

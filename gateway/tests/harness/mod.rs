@@ -8,6 +8,7 @@
 mod authority;
 pub(crate) mod backend;
 mod bystander;
+mod cable;
 mod client;
 pub(crate) mod decider;
 mod example;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use authority::Authority;
 pub(crate) use bystander::Bystander;
+pub(crate) use cable::Cable;
 pub(crate) use client::Client;
 pub(crate) use decider::Decider;
 pub(crate) use example::{Example, example_configuration, root};

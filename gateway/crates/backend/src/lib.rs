@@ -4,6 +4,7 @@
 //! The traits are owned here, by their consumer. A bus that joins nodes is built from a [`Joint`].
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod arrivals;
 pub mod bus;
 pub mod bus_stats;

@@ -86,6 +86,8 @@ pub struct Beat {
     pub number: u64,
     /// It ends in good order: this is its last word.
     pub leaves: bool,
+    /// A digest of the networks that it keeps out by order; of nodes that know none, `None`.
+    pub kept_out: Option<u64>,
 }
 
 /// What becomes of a node, for app servers and for other observers.
@@ -131,18 +133,25 @@ impl Beat {
     /// As it goes over a bus.
     pub(crate) fn write(&self) -> Vec<u8> {
         let event = if self.leaves { LEAVES } else { PRESENT };
-        words(event, (&self.node, self.epoch, self.number)).to_string().into_bytes()
+        let mut words = words(event, (&self.node, self.epoch, self.number));
+        if let Some(digest) = self.kept_out {
+            // In digits, because numbers of JSON are not exact everywhere.
+            words[KEPT_OUT] = format!("{digest:016x}").into();
+        }
+        words.to_string().into_bytes()
     }
 
     /// As it comes; `None` for what is no beat.
     pub(crate) fn read(said: &[u8]) -> Option<Self> {
-        let (event, node, epoch, number) = read_words(said)?;
+        let words = serde_json::from_slice(said).ok()?;
+        let (event, node, epoch, number) = read_words(&words)?;
         let leaves = match event.as_str() {
             PRESENT => false,
             LEAVES => true,
             _ => return None,
         };
-        Some(Self { node, epoch, number, leaves })
+        let digest = words[KEPT_OUT].as_str().and_then(|digest| u64::from_str_radix(digest, 16).ok());
+        Some(Self { node, epoch, number, leaves, kept_out: digest })
     }
 }
 
@@ -162,20 +171,20 @@ impl News {
 
     /// As it comes; `None` for what is no news.
     pub(crate) fn read(said: &[u8]) -> Option<Self> {
-        let (event, node, epoch, beat) = read_words(said)?;
+        let (event, node, epoch, beat) = read_words(&serde_json::from_slice(said).ok()?)?;
         Some(Self { fate: Fate::of(&event)?, node, epoch, beat })
     }
 }
 
 const PRESENT: &str = "present";
 const LEAVES: &str = "leaves";
+const KEPT_OUT: &str = "kept_out";
 
 fn words(event: &str, (node, epoch, beat): (&NodeName, Epoch, u64)) -> Value {
     json!({ "event": event, "node": node.as_str(), "epoch": epoch.to_string(), "beat": beat })
 }
 
-fn read_words(said: &[u8]) -> Option<(String, NodeName, Epoch, u64)> {
-    let words: Value = serde_json::from_slice(said).ok()?;
+fn read_words(words: &Value) -> Option<(String, NodeName, Epoch, u64)> {
     let node = NodeName::parse(words["node"].as_str()?).ok()?;
     let epoch = words["epoch"].as_str().filter(|epoch| epoch.len() == 8)?;
     let epoch = u32::from_str_radix(epoch, 16).ok().map(Epoch)?;
@@ -391,8 +400,12 @@ mod tests {
 
     #[test]
     fn words_about_nodes_survive_the_way_and_nothing_else_is_taken_for_one() {
-        let beat = Beat { node: node(), epoch: Epoch(0xab), number: 3, leaves: true };
+        let beat = Beat { node: node(), epoch: Epoch(0xab), number: 3, leaves: true, kept_out: None };
         assert_eq!(Beat::read(&beat.write()), Some(beat.clone()));
+        for kept_out in [Some(0), Some(u64::MAX)] {
+            let beat = Beat { kept_out, ..beat.clone() };
+            assert_eq!(Beat::read(&beat.write()), Some(beat));
+        }
         let news = News { fate: Fate::Lost, node: node(), epoch: Epoch(0xab), beat: 3 };
         assert_eq!(News::read(&news.write()), Some(news.clone()));
         let shown: Value = serde_json::from_slice(&news.write()).unwrap();
@@ -435,7 +448,7 @@ mod tests {
         assert!(ear.hear(Subject::Presence, Bytes::from_static(b"?"), None));
         assert_eq!(stats.malformed.value(), 1);
         drop(heard);
-        let beat = Beat { node: node(), epoch: Epoch(1), number: 1, leaves: false };
+        let beat = Beat { node: node(), epoch: Epoch(1), number: 1, leaves: false, kept_out: None };
         assert!(!ear.hear(Subject::Presence, beat.write().into(), None));
     }
 }

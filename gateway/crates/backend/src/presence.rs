@@ -10,6 +10,7 @@ use std::time::Duration;
 use bridge::{Epoch, NodeName};
 use tokio::time::Instant;
 
+use crate::agreement::Agreement;
 use crate::peers::{Beat, Fate, News};
 
 /// Between two beats of a node.
@@ -38,6 +39,8 @@ struct Known {
     patience: Duration,
     /// Another observer has told of its loss, after this beat.
     told: Option<u64>,
+    /// About the networks that it keeps out.
+    agreement: Agreement,
 }
 
 /// A node that was lost.
@@ -111,8 +114,24 @@ impl Presence {
         let returned = returned.map(|place| self.lost.swap_remove(place)).filter(|lost| !lost.told);
         let patience = Duration::from_millis(self.random.u64(..PATIENCE_MS));
         let Beat { node, epoch, number, .. } = beat.clone();
-        self.known.push(Known { node, epoch, beat: number, heard: now, patience, told: None });
+        self.known.push(Known {
+            node,
+            epoch,
+            beat: number,
+            heard: now,
+            patience,
+            told: None,
+            agreement: Agreement::default(),
+        });
         Change { nodes: true, came: true, news: returned.map(|_| news(Fate::Returned, beat)) }
+    }
+
+    /// Whether the node of this beat is to be told which networks are kept out: it has not known for a while what this one
+    /// knows, or knows more. One that does not say what it knows is not.
+    pub fn disagrees(&mut self, beat: &Beat, ours: u64, now: Instant) -> bool {
+        let is = |known: &&mut Known| known.node == beat.node && known.epoch == beat.epoch;
+        let known = self.known.iter_mut().find(is).zip(beat.kept_out);
+        known.is_some_and(|(known, theirs)| known.agreement.heard(ours, theirs, now))
     }
 
     /// Another observer told app servers: it need not be told again.
@@ -165,7 +184,7 @@ mod tests {
     use super::*;
 
     fn beat(number: u64) -> Beat {
-        Beat { node: NodeName::parse("b").unwrap(), epoch: Epoch(7), number, leaves: false }
+        Beat { node: NodeName::parse("b").unwrap(), epoch: Epoch(7), number, leaves: false, kept_out: None }
     }
 
     /// Judges every second, up to then.
@@ -236,6 +255,23 @@ mod tests {
         }
         assert_eq!(judged(&mut presence, late + Duration::from_secs(59), 7), []);
         assert_eq!(presence.nodes().len(), 1);
+    }
+
+    #[test]
+    fn a_node_is_to_be_told_when_it_differs_if_it_says_so_and_is_there() {
+        let start = Instant::now();
+        let mut presence = Presence::new(start, 1);
+        let differs = Beat { kept_out: Some(1), ..beat(1) };
+        let late = start + BEAT_EVERY;
+        assert!(
+            !presence.disagrees(&differs, 2, start) && !presence.disagrees(&differs, 2, late),
+            "not known"
+        );
+        presence.heard(&differs, start);
+        assert!(!presence.disagrees(&differs, 2, start));
+        assert!(!presence.disagrees(&beat(1), 2, late), "it does not say");
+        assert!(presence.disagrees(&differs, 2, late));
+        assert!(!presence.disagrees(&Beat { epoch: Epoch(8), ..differs }, 2, late), "another life");
     }
 
     #[test]

@@ -184,7 +184,7 @@ mod tests {
         let node = NodeName::parse("b").unwrap();
         let (nodes, _ears) =
             Nodes::new(&Keys::new(&"gateway".into(), &node, Epoch(1)), &health, &forwards, words, &stats);
-        let beat = Beat { node, epoch: Epoch(1), number: 1, leaves: false };
+        let beat = Beat { node, epoch: Epoch(1), number: 1, leaves: false, kept_out: None };
         nodes.beat(beat.clone()).await;
         assert_eq!(stats.words_left_out.value(), 0);
         nodes.beat(beat).await;
