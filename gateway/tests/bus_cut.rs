@@ -7,7 +7,7 @@ mod harness;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{Client, Gateway, NatsServer, PATIENCE, eventually};
+use harness::{BusKind, BusServer, Client, Gateway, NatsServer, PATIENCE, RedisServer, eventually};
 use nix::sched::{CloneFlags, unshare};
 use tungstenite::Message;
 
@@ -68,11 +68,24 @@ fn run(words: &[&str]) {
     assert!(status.success(), "{words:?}: {status}");
 }
 
-fn configuration(name: &str, bus: &str, listen: &str) -> String {
-    format!(
-        "[node]\nname = '{name}'\n[listen]\naddress = '{listen}:0'\n[bus]\nkind = 'nats'\n[bus.nats]\n\
-         servers = ['{bus}']\n{ROUTES}"
-    )
+/// A server that every address of this network leads to.
+fn server(kind: BusKind) -> BusServer {
+    match kind {
+        BusKind::Nats => BusServer::Nats(NatsServer::start_with(&["-a", "0.0.0.0"])),
+        BusKind::Redis => {
+            let arguments = ["--bind", "0.0.0.0", "--protected-mode", "no"];
+            BusServer::Redis(RedisServer::start_with(&arguments))
+        }
+    }
+}
+
+fn configuration(name: &str, server: &BusServer, address: &str, listen: &str) -> String {
+    let port = server.port();
+    let bus = match server {
+        BusServer::Nats(_) => format!("kind = 'nats'\n[bus.nats]\nservers = ['nats://{address}:{port}']"),
+        BusServer::Redis(_) => format!("kind = 'redis'\n[bus.redis]\nserver = 'redis://{address}:{port}'"),
+    };
+    format!("[node]\nname = '{name}'\n[listen]\naddress = '{listen}:0'\n[bus]\n{bus}\n{ROUTES}")
 }
 
 /// What a client has heard until it hears this.
@@ -97,7 +110,16 @@ fn is_consistent(heard: &[String]) {
 }
 
 #[test]
-fn a_node_that_is_cut_off_keeps_its_clients_and_nobody_waits_for_it() {
+fn over_nats_a_node_that_is_cut_off_keeps_its_clients_and_nobody_waits_for_it() {
+    cut_off(BusKind::Nats);
+}
+
+#[test]
+fn over_redis_a_node_that_is_cut_off_keeps_its_clients_and_nobody_waits_for_it() {
+    cut_off(BusKind::Redis);
+}
+
+fn cut_off(kind: BusKind) {
     // Of this thread alone, and of the processes that it starts.
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         eprintln!("skipped, because network namespaces need root: {error}");
@@ -108,11 +130,11 @@ fn a_node_that_is_cut_off_keeps_its_clients_and_nobody_waits_for_it() {
     let (clients, bus) = (1, 2);
     away.cable(clients);
     away.cable(bus);
-    let server = NatsServer::start_with(&["-a", "0.0.0.0"]);
-    let a = Gateway::start(&configuration("a", &server.url(), "127.0.0.1"));
-    let b = Gateway::start(&configuration("b", &server.url(), "127.0.0.1"));
-    let far = format!("nats://10.77.{bus}.1:{}", server.port);
-    let c = Gateway::start_in_network_of(&configuration("c", &far, "10.77.1.2"), away.0.id());
+    let server = server(kind);
+    let a = Gateway::start(&configuration("a", &server, "127.0.0.1", "127.0.0.1"));
+    let b = Gateway::start(&configuration("b", &server, "127.0.0.1", "127.0.0.1"));
+    let far = format!("10.77.{bus}.1");
+    let c = Gateway::start_in_network_of(&configuration("c", &server, &far, "10.77.1.2"), away.0.id());
     let (mut on_a, mut on_b) = (a.client("/room"), b.client("/room"));
     let (mut on_c, mut beside) = (c.client("/room"), c.client("/room"));
     reaches(&mut on_a, &mut [&mut on_b, &mut on_c, &mut beside], "before");
