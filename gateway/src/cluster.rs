@@ -10,10 +10,10 @@ use std::time::Duration;
 use backend::bus_stats::Count;
 use backend::peers::{Asked, Beat, Heard};
 use backend::presence::{BEAT_EVERY, NODES_MAX};
-use backend::{BusState, BusStats, Peers, Presence};
+use backend::{BusState, BusStats, Lines, Peers, Presence};
 use bridge::{Epoch, NodeName};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::admin::Admin;
 use crate::api::blocks;
@@ -22,6 +22,10 @@ use crate::node;
 
 /// Between two looks at who is lost.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A node that comes may not know this one either, and hears of it at once; but not for each that comes more often than so.
+const GREET_EVERY: Duration = Duration::from_millis(200);
+/// Lines in the log about nodes that come, about those that go or return, and about those that differ, within five seconds.
+const LINES_MAX: u32 = 32;
 /// Commands that are obeyed at once; those beyond are answered busy.
 const COMMANDS_MAX: usize = 256;
 /// Such answers under way; beyond them nothing is answered.
@@ -108,6 +112,13 @@ struct Cluster<'a> {
     refusals: Arc<Semaphore>,
     tellings: Arc<Semaphore>,
     beats: u64,
+    /// When it beat.
+    beat_at: Instant,
+    /// A node has come since then, and is to hear it soon.
+    greets: bool,
+    coming: Lines,
+    going: Lines,
+    differing: Lines,
     losses: u64,
     /// What is kept out, and when that was looked at.
     kept_out: (Instant, u64),
@@ -125,6 +136,11 @@ impl<'a> Cluster<'a> {
             refusals: room(REFUSALS_MAX),
             tellings: room(TELLINGS_MAX),
             beats: 0,
+            beat_at: Instant::now(),
+            greets: false,
+            coming: Lines::new(LINES_MAX),
+            going: Lines::new(LINES_MAX),
+            differing: Lines::new(LINES_MAX),
             losses: losses(admin),
             kept_out: (Instant::now(), kept_out(admin)),
             was_away: admin.publisher.bus().state() == BusState::Away,
@@ -138,9 +154,11 @@ impl<'a> Cluster<'a> {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
+            let greeting = self.beat_at + GREET_EVERY;
             tokio::select! {
                 () = &mut stopped => return self.beat(true).await,
                 _ = beats.tick() => self.beat(false).await,
+                () = sleep_until(greeting), if self.greets => self.beat(false).await,
                 _ = looks.tick() => self.look().await,
                 heard = heard.recv() => match heard {
                     Some(heard) => self.hear(heard).await,
@@ -152,6 +170,7 @@ impl<'a> Cluster<'a> {
 
     async fn beat(&mut self, leaves: bool) {
         self.beats += 1;
+        (self.beat_at, self.greets) = (Instant::now(), false);
         let Admin { node, epoch, .. } = &**self.admin;
         let (node, epoch, number) = (node.clone(), *epoch, self.beats);
         self.peers.beat(Beat { node, epoch, number, leaves, kept_out: Some(kept_out(self.admin)) }).await;
@@ -176,7 +195,9 @@ impl<'a> Cluster<'a> {
         }
         self.tell_of_blocks();
         for news in lost {
-            tracing::warn!(node = %news.node, epoch = %news.epoch, "a node is lost");
+            if let Some(left_out) = self.going.next(Instant::now()) {
+                tracing::warn!(node = %news.node, epoch = %news.epoch, left_out, "a node is lost");
+            }
             self.peers.tell(news).await;
         }
     }
@@ -187,16 +208,14 @@ impl<'a> Cluster<'a> {
             Heard::Told(news) => self.presence.told(&news),
             Heard::Beat(beat) if beat.node == self.admin.node && beat.epoch == self.admin.epoch => {}
             Heard::Beat(beat) => {
-                let change = self.presence.heard(&beat, Instant::now());
+                let now = Instant::now();
+                let change = self.presence.heard(&beat, now);
                 if change.nodes {
                     self.show();
                 }
                 if change.came {
-                    if beat.node == self.admin.node {
-                        tracing::warn!(epoch = %beat.epoch, "another node of the bus has this one's name");
-                    }
-                    tracing::info!(node = %beat.node, epoch = %beat.epoch, "a node is there");
-                    self.beat(false).await;
+                    self.tell_of_coming(&beat, now);
+                    self.greets = true;
                     if beat.node != self.admin.node {
                         self.admin.nodes.missed(&beat.node);
                     }
@@ -204,10 +223,21 @@ impl<'a> Cluster<'a> {
                 }
                 self.compare(&beat);
                 if let Some(news) = change.news {
-                    tracing::warn!(node = %news.node, epoch = %news.epoch, "a node has returned");
+                    if let Some(left_out) = self.going.next(now) {
+                        tracing::warn!(node = %news.node, epoch = %news.epoch, left_out, "a node has returned");
+                    }
                     self.peers.tell(news).await;
                 }
             }
+        }
+    }
+
+    fn tell_of_coming(&mut self, Beat { node, epoch, .. }: &Beat, now: Instant) {
+        let Some(left_out) = self.coming.next(now) else { return };
+        if *node == self.admin.node {
+            tracing::warn!(%epoch, left_out, "another node of the bus has this one's name");
+        } else {
+            tracing::info!(%node, %epoch, left_out, "a node is there");
         }
     }
 
@@ -218,7 +248,9 @@ impl<'a> Cluster<'a> {
             self.kept_out = (now, kept_out(self.admin));
         }
         if beat.node != self.admin.node && self.presence.disagrees(beat, self.kept_out.1, now) {
-            tracing::info!(node = %beat.node, "keeps out other networks; it is told what is known here");
+            if let Some(left_out) = self.differing.next(now) {
+                tracing::info!(node = %beat.node, left_out, "keeps out other networks; it is told what is known here");
+            }
             self.admin.nodes.missed(&beat.node);
             self.tell_of_blocks();
         }

@@ -39,6 +39,7 @@ over_each_bus! {
     users_are_told_to_go_and_networks_are_kept_out_on_all_nodes,
     commands_over_the_bus_are_obeyed_in_either_form,
     what_is_no_command_is_answered_and_counted_and_disturbs_nothing,
+    who_makes_up_nodes_neither_fills_the_log_nor_has_each_of_them_greeted,
     while_the_bus_is_away_other_nodes_cannot_be_asked_and_nobody_is_lost,
     a_node_that_comes_late_learns_which_networks_are_blocked,
     what_is_blocked_or_lifted_while_the_bus_is_away_is_so_everywhere_afterwards,
@@ -404,6 +405,39 @@ fn what_is_no_command_is_answered_and_counted_and_disturbs_nothing(kind: BusKind
     b.until("they are counted", |m| m.value("gateway_bus_malformed_total") == malformed);
     client.echoes("nothing else was disturbed");
     assert_eq!(b.metrics().value("gateway_nodes"), 2.0);
+    a.stop();
+    b.stop();
+}
+
+fn who_makes_up_nodes_neither_fills_the_log_nor_has_each_of_them_greeted(kind: BusKind) {
+    const MADE_UP: usize = 1_200;
+    let server = BusServer::start(kind);
+    let (a, b) = (server.node("a", ""), server.node("b", ""));
+    acquainted(&[&a, &b]);
+    let mut app = server.app();
+    let lines = |about: &str| a.log().lines().filter(|line| line.contains(about)).count() as u64;
+    let started = std::time::Instant::now();
+    // As many as may be, and this one; what comes too quickly is not heard.
+    a.until("all are seen that may be, and others are not", |metrics| {
+        for epoch in 0..MADE_UP {
+            let epoch = format!("{epoch:08x}");
+            let beat = json!({ "event": "present", "node": "made-up", "epoch": epoch, "beat": 1 });
+            app.say(&["presence"], beat.to_string().as_bytes());
+        }
+        metrics.value("gateway_nodes") == 1025.0 && lines("this one is not seen") > 0
+    });
+    app.listen_to_beats();
+    let number = loop {
+        let beat: Value = serde_json::from_slice(&app.hear()).unwrap();
+        if beat["node"] == "a" {
+            break beat["beat"].as_u64().unwrap();
+        }
+    };
+    let fives = started.elapsed().as_secs() / 5 + 1;
+    assert!(number < 20 + 30 * fives, "greeted {number} times");
+    let (came, unseen) = (lines("a node is there"), lines("this one is not seen"));
+    assert!((2..=32 * (fives + 1)).contains(&came), "{came} lines in {fives} times 5 s");
+    assert!((1..=fives + 1).contains(&unseen), "{unseen} lines in {fives} times 5 s");
     a.stop();
     b.stop();
 }

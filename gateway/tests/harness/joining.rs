@@ -176,6 +176,15 @@ impl BusApp {
         }
     }
 
+    /// Listens to beats of nodes from now on.
+    #[track_caller]
+    pub(crate) fn listen_to_beats(&mut self) {
+        match self {
+            Self::Nats(nats) => nats.subscribe("gateway.presence"),
+            Self::Redis { ear, .. } => ear.subscribe("gateway:presence"),
+        }
+    }
+
     /// What comes next of all that is listened to.
     #[track_caller]
     pub(crate) fn hear(&mut self) -> Vec<u8> {

@@ -11,6 +11,7 @@ use bridge::{Epoch, NodeName};
 use tokio::time::Instant;
 
 use crate::agreement::Agreement;
+use crate::lines::Lines;
 use crate::peers::{Beat, Fate, News};
 
 /// Between two beats of a node.
@@ -69,6 +70,8 @@ pub struct Presence {
     known: Vec<Known>,
     lost: Vec<Lost>,
     judged: Instant,
+    /// About those that are too many.
+    unseen: Lines,
     random: fastrand::Rng,
 }
 
@@ -76,7 +79,8 @@ impl Presence {
     /// Knows nobody yet.
     #[must_use]
     pub fn new(now: Instant, seed: u64) -> Self {
-        Self { known: Vec::new(), lost: Vec::new(), judged: now, random: fastrand::Rng::with_seed(seed) }
+        let (known, lost, unseen) = (Vec::new(), Vec::new(), Lines::new(1));
+        Self { known, lost, judged: now, unseen, random: fastrand::Rng::with_seed(seed) }
     }
 
     /// Names and epochs, by name.
@@ -107,7 +111,10 @@ impl Presence {
             return Change { news, ..Change::default() };
         }
         if self.known.len() >= NODES_MAX {
-            tracing::warn!(node = %beat.node, "more nodes than {NODES_MAX}: this one is not seen");
+            if let Some(left_out) = self.unseen.next(now) {
+                let node = &beat.node;
+                tracing::warn!(%node, left_out, "more nodes than {NODES_MAX}: this one is not seen");
+            }
             return Change::default();
         }
         let returned = self.lost.iter().position(|lost| is(&lost.node, lost.epoch));
