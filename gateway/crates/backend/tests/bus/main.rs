@@ -34,6 +34,7 @@ on_every_bus! {
     a_publisher_is_heard_in_order_once_and_by_nobody_else
     every_payload_arrives_as_it_was
     every_good_name_is_a_channel_of_its_own
+    what_is_no_name_reaches_nobody_and_is_counted_where_it_is_heard
     after_a_race_of_joins_and_leaves_just_those_hear_who_are_there
     what_the_api_publishes_reaches_both_nodes
     who_is_excluded_is_left_out_where_it_is
@@ -70,7 +71,7 @@ async fn a_publisher_is_heard_in_order_once_and_by_nobody_else(which: Which) {
         pair.here().client_publishes(&room, Kind::Text, number.to_string().as_bytes()).await;
     }
     pair.here().client_publishes(&other, Kind::Text, b"the end").await;
-    pair.there().until("all arrived", |node| node.heard.len() > MESSAGES as usize).await;
+    pair.nothing_more(&[room.clone(), other.clone()]).await;
     let heard = pair.there().heard_on(&room);
     let expected: Vec<Bytes> = (0..MESSAGES).map(|number| number.to_string().into()).collect();
     assert_eq!(heard, expected);
@@ -100,7 +101,7 @@ async fn every_payload_arrives_as_it_was(which: Which) {
         pair.here().client_publishes(&room, kind, payload).await;
         sent.push((kind, Bytes::copy_from_slice(payload)));
     }
-    pair.there().until("all arrived", |node| node.heard.len() == sent.len()).await;
+    pair.nothing_more(&[room]).await;
     let heard: Vec<_> = pair.there().heard.drain(..).map(|(_, kind, payload)| (kind, payload)).collect();
     assert!(heard == sent, "something arrived otherwise than it was sent");
 }
@@ -109,21 +110,43 @@ async fn every_good_name_is_a_channel_of_its_own(which: Which) {
     let mut pair = Pair::start(which).await;
     let longest = ["x".repeat(31), "y".repeat(31)].join(".");
     let names = ["a", "A", "a.a", "a=20b", "-", "_", "0.1.2.3.4.5.6.7", "user.a=40b=2Ec", &longest];
-    for bad in ["", "a b", "a*", "a.>", "*", "a..b", ".a", "a.", "ä", "a\0b", "a\r\nb", "a.b.c.d.e.f.g.h.i"]
-    {
-        assert!(Channel::parse(bad).is_err(), "{bad:?} is refused before any bus sees it");
-    }
-    for name in names {
-        pair.there().join(&channel(name));
-    }
+    let channels = names.map(channel);
+    channels.iter().for_each(|channel| pair.there().join(channel));
     pair.settled(names.len()).await;
     for name in names {
         pair.here().client_publishes(&channel(name), Kind::Text, name.as_bytes()).await;
     }
-    pair.there().until("all arrived", |node| node.heard.len() == names.len()).await;
-    for (heard, _, payload) in &pair.there().heard {
-        assert_eq!(heard.as_str().as_bytes(), &payload[..]);
+    pair.nothing_more(&channels).await;
+    for (name, channel) in names.into_iter().zip(&channels) {
+        assert_eq!(pair.there().heard_on(channel), [Bytes::copy_from_slice(name.as_bytes())]);
     }
+    assert_eq!(pair.there().heard.len(), names.len());
+}
+
+async fn what_is_no_name_reaches_nobody_and_is_counted_where_it_is_heard(which: Which) {
+    let mut pair = Pair::start(which).await;
+    let channels = ["a", "a.b", "room.1"].map(channel);
+    channels.iter().for_each(|channel| pair.there().join(channel));
+    pair.settled(channels.len()).await;
+    for bad in
+        ["", "a b", "a*", "a.>", "*", ">", "a..b", ".a", "a.", "ä", "a\0b", "a\r\nb", "a.b.c.d.e.f.g.h.i"]
+    {
+        assert!(Channel::parse(bad).is_err(), "{bad:?}");
+        pair.app_server_publishes_to(bad, b"to whom?").await;
+    }
+    // Nobody hears those on the bus. What is for connections, their node does.
+    let no_ids = ["x", "b", "b-00000001-0-1", "b-00000001-0-1-g"];
+    for bad in no_ids {
+        pair.app_server_sends_to(bad).await;
+    }
+    let bus = Arc::clone(&pair.there().bus);
+    if let Some(stats) = bus.stats() {
+        let all = |_: &mut _| stats.malformed.value() >= no_ids.len() as u64;
+        pair.there().until("those are counted", all).await;
+        pair.nothing_more(&channels).await;
+        assert_eq!(stats.malformed.value(), no_ids.len() as u64);
+    }
+    assert_eq!(pair.there().heard, []);
 }
 
 async fn after_a_race_of_joins_and_leaves_just_those_hear_who_are_there(which: Which) {
@@ -163,12 +186,12 @@ async fn after_a_race_of_joins_and_leaves_just_those_hear_who_are_there(which: W
     for channel in &all {
         pair.here().client_publishes(channel, Kind::Text, channel.as_str().as_bytes()).await;
     }
-    // Once for each of the two shards.
-    pair.there().until("who is there hears", |node| node.heard.len() == 2 * stay).await;
+    let there: Vec<Channel> = all.iter().step_by(2).cloned().collect();
+    pair.nothing_more(&there).await;
     let mut heard: Vec<_> = pair.there().heard.drain(..).map(|(channel, ..)| channel).collect();
     heard.sort();
-    heard.dedup();
-    let mut expected: Vec<_> = all.iter().step_by(2).cloned().collect();
+    // Once for each of the two shards.
+    let mut expected = [there.clone(), there].concat();
     expected.sort();
     assert_eq!(heard, expected);
 }
@@ -183,8 +206,8 @@ async fn what_the_api_publishes_reaches_both_nodes(which: Which) {
     let message = Message::copy_from(Kind::Text, b"hello");
     let published = publisher.publish(&room, &message, None, None).await;
     assert_eq!(published, Ok::<(), PublishError>(()));
+    pair.nothing_more(std::slice::from_ref(&room)).await;
     for node in pair.nodes() {
-        node.until("it is heard", |node| !node.heard.is_empty()).await;
         assert_eq!(node.heard_on(&room), [Bytes::from("hello")]);
     }
 }
@@ -206,7 +229,8 @@ async fn who_is_excluded_is_left_out_where_it_is(which: Which) {
         let message = Message::copy_from(Kind::Text, b"hello");
         publisher.publish(&room, &message, Some(&exclude), None).await.unwrap();
     }
-    pair.there().until("both are heard", |node| node.heard.len() == 2).await;
+    pair.nothing_more(std::slice::from_ref(&room)).await;
+    assert_eq!(pair.there().heard_on(&room).len(), 2);
     let of_another_life = if which == Which::Embedded { Some(member.address) } else { None };
     assert_eq!(pair.there().excluded, [Some(member.address), of_another_life]);
 }
@@ -224,8 +248,8 @@ async fn what_an_app_server_says_without_a_kind_is_left_to_routes(which: Which) 
     for kind in [Kind::Text, Kind::Binary] {
         pair.here().client_publishes(&room, kind, b"said").await;
     }
-    pair.there().until("both are heard", |node| node.heard.len() == 3).await;
-    assert_eq!(pair.there().undeclared, 1);
+    pair.nothing_more(&[room]).await;
+    assert_eq!((pair.there().heard.len(), pair.there().undeclared), (3, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! Two nodes on one bus, or one on the embedded bus, which is both; servers of a test's own; and mailboxes that the test
 //! reads in place of shards.
 
+use std::collections::HashMap;
 use std::net::TcpStream;
 use std::os::fd::IntoRawFd as _;
 use std::path::Path;
@@ -85,24 +86,90 @@ impl Pair {
 
     /// Somebody else on the bus publishes as plainly as it can be done. On the embedded bus there is nobody else.
     pub(crate) async fn app_server_publishes(&mut self, channel: &Channel, payload: &[u8]) {
-        let port = self.server.as_ref().map_or(0, |server| server.port);
+        if self.which == Which::Embedded {
+            let message = Message::undeclared(Kind::Text, Bytes::copy_from_slice(payload));
+            self.nodes[0].switchboard.publish(None, channel, &message, None, None).unwrap();
+        } else {
+            self.app_server_publishes_to(channel.as_str(), payload).await;
+        }
+    }
+
+    /// The same to whatever is no name, as far as the bus lets it be said.
+    pub(crate) async fn app_server_publishes_to(&self, name: &str, payload: &[u8]) {
         match self.which {
-            Which::Embedded => {
-                let message = Message::undeclared(Kind::Text, Bytes::copy_from_slice(payload));
-                self.nodes[0].switchboard.publish(None, channel, &message, None, None).unwrap();
-            }
-            Which::Nats => {
-                let nats = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
-                let subject = format!("gateway.channel.{channel}");
-                nats.publish(subject, Bytes::copy_from_slice(payload)).await.unwrap();
-                nats.flush().await.unwrap();
-            }
+            Which::Embedded => {}
+            // They would end the subject.
+            Which::Nats if name.contains([' ', '\r', '\n']) => {}
+            Which::Nats => self.nats_publishes(format!("gateway.channel.{name}"), payload).await,
+            Which::Redis => self.redis_publishes(format!("gateway:channel:{name}"), payload).await,
+        }
+    }
+
+    /// Somebody else says something to a connection of the hearing node that has no id.
+    pub(crate) async fn app_server_sends_to(&self, bad: &str) {
+        match self.which {
+            Which::Embedded => {}
+            Which::Nats => self.nats_publishes(format!("gateway.connection.b.{bad}"), b"to whom?").await,
             Which::Redis => {
-                let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-                let mut redis = client.get_multiplexed_async_connection().await.unwrap();
-                let name = format!("gateway:channel:{channel}");
-                redis::cmd("PUBLISH").arg(name).arg(payload).exec_async(&mut redis).await.unwrap();
+                // An envelope with this as its connection, and an empty text.
+                let length = u8::try_from(bad.len()).unwrap();
+                let envelope = [&[0, 0x1a, length], bad.as_bytes(), b"\x22\x02\x0a\x00"].concat();
+                self.redis_publishes("gateway:connection:b".to_owned(), &envelope).await;
             }
+        }
+    }
+
+    async fn nats_publishes(&self, subject: String, payload: &[u8]) {
+        let nats = self.nats().await;
+        nats.publish(subject, Bytes::copy_from_slice(payload)).await.unwrap();
+        nats.flush().await.unwrap();
+    }
+
+    async fn redis_publishes(&self, name: String, payload: &[u8]) {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port())).unwrap();
+        let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("PUBLISH").arg(name).arg(payload).exec_async(&mut redis).await.unwrap();
+    }
+
+    fn port(&self) -> u16 {
+        self.server.as_ref().unwrap().port
+    }
+
+    /// A client of the NATS server.
+    pub(crate) async fn nats(&self) -> async_nats::Client {
+        let unchecked = async_nats::ConnectOptions::new().skip_subject_validation(true);
+        unchecked.connect(format!("nats://127.0.0.1:{}", self.port())).await.unwrap()
+    }
+
+    /// Has something said to these channels by each node after all else, twice, and waits until the hearing node, and whichever
+    /// other was to hear it, has. What was to come has come then, and is all that is left in `heard`.
+    pub(crate) async fn nothing_more(&mut self, channels: &[Channel]) {
+        const LAST: &[u8] = b"\xffnothing more";
+        for round in 1..=2 {
+            for speaker in 0..self.nodes.len() {
+                for channel in channels {
+                    self.nodes[speaker].client_publishes(channel, Kind::Binary, LAST).await;
+                }
+                let needed = (round - 1) * self.nodes.len() + speaker + 1;
+                let switchboards = self.nodes.iter().map(|node| Arc::clone(&node.switchboard));
+                for (hearer, board) in switchboards.collect::<Vec<_>>().into_iter().enumerate() {
+                    let awaited = channels.iter().filter(|channel| !board.shards(channel).is_empty());
+                    let awaited: Vec<_> = awaited.collect();
+                    let has_all = |node: &mut Node| {
+                        let mut heard: HashMap<&Channel, usize> = HashMap::new();
+                        let last = node.heard.iter().filter(|(.., payload)| payload == LAST);
+                        last.for_each(|(channel, ..)| *heard.entry(channel).or_default() += 1);
+                        awaited.iter().all(|channel| heard.get(channel).is_some_and(|many| *many >= needed))
+                    };
+                    self.nodes[hearer].until("the last is heard", has_all).await;
+                }
+            }
+        }
+        for node in &mut self.nodes {
+            let is_last: Vec<bool> = node.heard.iter().map(|(.., payload)| payload == LAST).collect();
+            let (mut of_heard, mut of_excluded) = (is_last.iter(), is_last.iter());
+            node.heard.retain(|_| !of_heard.next().unwrap());
+            node.excluded.retain(|_| !of_excluded.next().unwrap());
         }
     }
 
@@ -115,8 +182,7 @@ impl Pair {
 
     /// Somebody else on NATS makes so many requests, and does not wait for answers.
     pub(crate) async fn ask_on_nats(&self, subject: &str, many: u64) {
-        let port = self.server.as_ref().map_or(0, |server| server.port);
-        let nats = async_nats::connect(format!("nats://127.0.0.1:{port}")).await.unwrap();
+        let nats = self.nats().await;
         for _ in 0..many {
             nats.publish_with_reply(subject.to_owned(), nats.new_inbox(), Bytes::new()).await.unwrap();
         }
