@@ -157,6 +157,12 @@ mod tests {
         let quotas =
             quotas("window = 1\nwindow_bytes = '64KiB'\nconnection_window = 1\npartitions = 1024", 64);
         assert_eq!((u64::from(quotas[0].events), u64::from(quotas[0].bytes)), (EVENTS_MIN, BYTES_MIN));
+        let told = config::reference();
+        for least in
+            [format!("at least {EVENTS_MIN} for each partition"), format!("at least {} KiB", BYTES_MIN >> 10)]
+        {
+            assert_eq!(told.matches(&least).count(), 2, "the bus and backends say: {least}");
+        }
     }
 
     #[test]
