@@ -4,6 +4,7 @@
 
 mod node;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use bridge::message::Bytes;
 use bridge::{Address, Channel, ConnId, Epoch, Kind, Message};
 use tokio::time::Instant;
 
-use self::node::{Pair, Which};
+use self::node::{Node, Pair, Which};
 
 fn channel(name: &str) -> Channel {
     Channel::parse(name).unwrap()
@@ -39,6 +40,60 @@ on_every_bus! {
     what_the_api_publishes_reaches_both_nodes
     who_is_excluded_is_left_out_where_it_is
     what_an_app_server_says_without_a_kind_is_left_to_routes
+}
+
+/// As for Redis in `tests/redis`, whose batches make fewer operations of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_joins_is_one_operation_a_channel_on_nats_and_comes_back_after_a_restart() {
+    const CHANNELS: u64 = 50_000;
+    /// So many are published at a time.
+    const PART: usize = 1_000;
+    let mut pair = Pair::start(Which::Nats).await;
+    let channels: Vec<Channel> = (0..CHANNELS).map(|number| channel(&format!("room.{number}"))).collect();
+    let board = Arc::clone(&pair.there().switchboard);
+    let bus = Arc::clone(&pair.there().bus);
+    let stats = bus.stats().unwrap();
+    let started = Instant::now();
+    for channel in &channels {
+        board.join(0, channel);
+        // Somebody on the other shard only looks in.
+        board.join(1, channel);
+        board.leave(1, channel);
+    }
+    pair.there().until("all are subscribed", |_| stats.subscriptions.value() == CHANNELS).await;
+    let took = started.elapsed();
+    assert_eq!(stats.subscription_operations.value(), CHANNELS);
+
+    pair.kill_server();
+    pair.there().until("the loss is noticed", |_| bus.state() == BusState::Away).await;
+    let started = Instant::now();
+    pair.restart_server();
+    let nats = pair.nats().await;
+    // All are subscribed again in one go, and nobody knows in which order.
+    let mut missing: HashSet<Channel> = channels.iter().cloned().collect();
+    while !missing.is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(10), "{} are not back", missing.len());
+        let part: Vec<Channel> = missing.iter().take(PART).cloned().collect();
+        for channel in &part {
+            nats.publish(format!("gateway.channel.{channel}"), Bytes::new()).await.unwrap();
+        }
+        nats.flush().await.unwrap();
+        let heard = |node: &mut Node| {
+            for (channel, ..) in node.heard.drain(..) {
+                missing.remove(&channel);
+            }
+            part.iter().all(|channel| !missing.contains(channel))
+        };
+        // What was published before its subscription was back is not heard, and published again.
+        pair.there().within(Duration::from_millis(500), heard).await;
+    }
+    println!("{CHANNELS} channels: subscribed in {took:?}, back in {:?}", started.elapsed());
+    for channel in &channels {
+        board.leave(0, channel);
+    }
+    pair.there().until("all are ended", |_| stats.subscriptions.value() == 0).await;
+    assert_eq!(stats.subscription_operations.value(), 2 * CHANNELS, "the restart made none");
+    assert_eq!((stats.undelivered.value(), stats.overrun.value()), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

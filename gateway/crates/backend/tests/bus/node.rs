@@ -135,6 +135,19 @@ impl Pair {
         self.server.as_ref().unwrap().port
     }
 
+    /// Kills the server.
+    pub(crate) fn kill_server(&mut self) {
+        let server = self.server.as_mut().unwrap();
+        let _ = server.child.kill();
+        let _ = server.child.wait();
+    }
+
+    /// Starts it again where it was.
+    pub(crate) fn restart_server(&mut self) {
+        let port = self.port();
+        self.server = Some(Running::start_at(self.which, port));
+    }
+
     /// A client of the NATS server.
     pub(crate) async fn nats(&self) -> async_nats::Client {
         let unchecked = async_nats::ConnectOptions::new().skip_subject_validation(true);
@@ -281,6 +294,18 @@ impl Node {
         }
     }
 
+    /// Waits until it is so, at most this long.
+    pub(crate) async fn within(&mut self, most: Duration, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let (started, mut looks) = (Instant::now(), tokio::time::interval(PAUSE));
+        while started.elapsed() < most {
+            self.look();
+            if is_so(self) {
+                return;
+            }
+            looks.tick().await;
+        }
+    }
+
     pub(crate) fn heard_on(&self, channel: &Channel) -> Vec<Bytes> {
         let heard = self.heard.iter().filter(|(heard, ..)| heard == channel);
         heard.map(|(_, _, payload)| payload.clone()).collect()
@@ -320,8 +345,11 @@ struct Running {
 
 impl Running {
     fn start(which: Which) -> Self {
+        Self::start_at(which, free_port())
+    }
+
+    fn start_at(which: Which, port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
         // Where `make tools` puts them, unless there are others anyhow.
         let tools = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../.tools"));
         let (unpacked, name) = match which {
