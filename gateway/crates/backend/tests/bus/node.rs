@@ -193,15 +193,6 @@ impl Pair {
         assert!(Process::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    /// Somebody else on NATS makes so many requests, and does not wait for answers.
-    pub(crate) async fn ask_on_nats(&self, subject: &str, many: u64) {
-        let nats = self.nats().await;
-        for _ in 0..many {
-            nats.publish_with_reply(subject.to_owned(), nats.new_inbox(), Bytes::new()).await.unwrap();
-        }
-        nats.flush().await.unwrap();
-    }
-
     /// Waits until the hearing node has so many subscriptions, and the server knows.
     pub(crate) async fn settled(&mut self, channels: usize) {
         if self.nodes.len() == 1 {
