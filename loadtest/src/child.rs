@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::peer;
+use crate::report::{CAUTION, said};
 
 /// The report of a run that did well.
 #[derive(Debug)]
@@ -42,6 +43,11 @@ impl Run {
         let report = serde_json::from_str(&text)
             .map_err(|error| Failure::Machine(format!("the report for {what}"), error.into()))?;
         Ok(Run { what, report })
+    }
+
+    /// What its report warns of.
+    pub(crate) fn cautions(&self) -> Vec<String> {
+        said(&self.report, CAUTION).into_iter().map(str::to_owned).collect()
     }
 
     /// One of its figures, by its name with the unit.

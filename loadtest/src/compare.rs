@@ -170,11 +170,12 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
 }
 
 /// What one run showed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Run {
     cpu_us: f64,
     rate_per_s: f64,
     client_percent: f64,
+    cautions: Vec<String>,
 }
 
 /// What all rounds of a scenario showed.
@@ -186,8 +187,6 @@ pub(crate) struct Outcome {
     pub(crate) standings: Vec<Standing>,
     /// What the first subject's ratio of CPU may be, when there is a bar.
     pub(crate) bar: Option<f64>,
-    /// CPU of the busiest client thread in any run, percent: near 100 rates say little.
-    pub(crate) busiest_client_percent: f64,
 }
 
 /// What all rounds showed of one server.
@@ -205,6 +204,10 @@ pub(crate) struct Standing {
     pub(crate) cpu_ratio: Spread,
     /// Rate divided by that of the first standing in the same round.
     pub(crate) rate_ratio: Spread,
+    /// CPU of the busiest client thread in any run, percent: near 100 rates say little.
+    pub(crate) busiest_client_percent: f64,
+    /// What runs of it warned of, and in how many rounds.
+    pub(crate) cautions: Vec<(String, usize)>,
 }
 
 impl Outcome {
@@ -219,11 +222,15 @@ impl Outcome {
                 rate_per_s: spread(&|runs| runs[place].rate_per_s),
                 cpu_ratio: spread(&|runs| runs[place].cpu_us / runs[0].cpu_us),
                 rate_ratio: spread(&|runs| runs[place].rate_per_s / runs[0].rate_per_s),
+                busiest_client_percent: rounds
+                    .iter()
+                    .map(|runs| runs[place].client_percent)
+                    .fold(0.0, f64::max),
+                cautions: counted(rounds.iter().flat_map(|runs| &runs[place].cautions)),
             }
         };
         let standings = peers.iter().enumerate().map(standing).collect();
-        let busiest = rounds.iter().flatten().map(|run| run.client_percent).fold(0.0, f64::max);
-        Outcome { scenario, standings, bar: None, busiest_client_percent: busiest }
+        Outcome { scenario, standings, bar: None }
     }
 
     fn tell(&self, report: &mut Report) {
@@ -232,6 +239,11 @@ impl Outcome {
             let name = format!("{scenario}_{}", standing.name);
             report.figure(format!("{name}_cpu"), standing.cpu_us.median, Unit::Micros);
             report.figure(format!("{name}_rate"), standing.rate_per_s.median, Unit::PerSecond);
+            let busiest = standing.busiest_client_percent;
+            report.figure(format!("{name}_busiest_client_thread_cpu"), busiest, Unit::Percent);
+            for (caution, times) in &standing.cautions {
+                report.caution(format!("{scenario}, {} (rounds: {times}): {caution}", standing.name));
+            }
         }
         for standing in self.standings.iter().skip(1) {
             for (what, spread) in [("cpu", standing.cpu_ratio), ("rate", standing.rate_ratio)] {
@@ -241,9 +253,19 @@ impl Outcome {
                 report.figure(format!("{name}_most"), spread.most, Unit::Count);
             }
         }
-        let busiest = self.busiest_client_percent;
-        report.figure(format!("{scenario}_busiest_client_thread_cpu"), busiest, Unit::Percent);
     }
+}
+
+/// Each text once, with how often it is there.
+fn counted<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<(String, usize)> {
+    let mut all: Vec<(String, usize)> = Vec::new();
+    for text in texts {
+        match all.iter_mut().find(|(known, _)| known == text) {
+            Some((_, times)) => *times += 1,
+            None => all.push((text.clone(), 1)),
+        }
+    }
+    all
 }
 
 fn rounds(
@@ -293,12 +315,33 @@ fn one(args: &Args, peer: &Peer, scenario: Scenario, processors: &Processors) ->
         cpu_us: run.figure(&format!("server_cpu_per_{unit}_us"))?,
         rate_per_s: run.figure(&format!("{units}_rate_per_s"))?,
         client_percent: run.figure("busiest_client_thread_cpu_percent")?,
+        cautions: run.cautions(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn run(client_percent: f64, cautions: &[&str]) -> Run {
+        let cautions = cautions.iter().map(|&caution| caution.to_owned()).collect();
+        Run { cpu_us: 10.0, rate_per_s: 1e5, client_percent, cautions }
+    }
+
+    #[test]
+    fn what_runs_warn_of_is_told_of_the_server_it_was_said_of() {
+        let peers = ["floor", "ours"].map(Peer::named);
+        let rounds =
+            [vec![run(40.0, &[]), run(97.0, &["busy", "late"])], vec![run(50.0, &[]), run(91.0, &["busy"])]];
+        let outcome = Outcome::new(Scenario::Echo, &peers.iter().collect::<Vec<_>>(), &rounds);
+        let busiest: Vec<f64> =
+            outcome.standings.iter().map(|standing| standing.busiest_client_percent).collect();
+        assert_eq!(busiest, [50.0, 97.0]);
+        let mut report = Report::new("compare");
+        outcome.tell(&mut report);
+        let cautions: Vec<&str> = report.about_rows().iter().map(|(_, said)| said.as_str()).collect();
+        assert_eq!(cautions, ["echo, ours (rounds: 2): busy", "echo, ours (rounds: 1): late"]);
+    }
 
     #[test]
     fn a_bar_names_its_scenario() {

@@ -53,6 +53,13 @@ impl Peer {
         Ok(Peer { name: name.to_owned(), version, script, scenarios })
     }
 
+    /// One that cannot be started.
+    #[cfg(test)]
+    pub(crate) fn named(name: &str) -> Peer {
+        let version = format!("{name} 1.0");
+        Peer { name: name.to_owned(), version, script: PathBuf::new(), scenarios: Vec::new() }
+    }
+
     /// Whether it can do this scenario.
     pub(crate) fn can(&self, scenario: &str) -> bool {
         self.scenarios.iter().any(|other| other == scenario)

@@ -15,6 +15,9 @@ use crate::fault::Faults;
 use crate::machine::Machine;
 use crate::timeline::Timeline;
 
+/// What warnings are called among what is noted of a run.
+pub(crate) const CAUTION: &str = "caution";
+
 /// What a figure counts; part of its name in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -115,6 +118,14 @@ impl Report {
             machine: Machine::here(),
             curves: Vec::new(),
             timeline: None,
+        }
+    }
+
+    /// Warns of what bounds the meaning of the figures; once, however often it is said.
+    pub(crate) fn caution(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        if !self.about.iter().any(|(name, said)| *name == CAUTION && *said == what) {
+            self.about(CAUTION, what);
         }
     }
 
@@ -266,9 +277,22 @@ impl Report {
         text
     }
 
+    /// What was noted by name; all of it, as a list, where something was noted more than once.
+    fn about_json(&self) -> Map<String, Value> {
+        let mut all = Map::new();
+        for (name, value) in &self.about {
+            match all.get_mut(*name) {
+                None => {
+                    all.insert((*name).to_owned(), json!(value));
+                }
+                Some(Value::Array(values)) => values.push(json!(value)),
+                Some(first) => *first = json!([first.take(), value]),
+            }
+        }
+        all
+    }
+
     fn to_json(&self) -> Value {
-        let about: Map<String, Value> =
-            self.about.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         let figures: Map<String, Value> = self
             .figures
             .iter()
@@ -285,13 +309,21 @@ impl Report {
             .collect();
         json!({
             "scenario": self.scenario,
-            "about": about,
+            "about": self.about_json(),
             "figures": figures,
             "errors": faults,
             "thresholds": checks,
             "machine": self.machine,
             "timeline": self.timeline,
         })
+    }
+}
+
+/// What a report in JSON has noted under this name: once, several times, or not at all.
+pub(crate) fn said<'a>(report: &'a Value, name: &str) -> Vec<&'a str> {
+    match &report["about"][name] {
+        Value::Array(values) => values.iter().filter_map(Value::as_str).collect(),
+        value => value.as_str().into_iter().collect(),
     }
 }
 
@@ -355,6 +387,22 @@ mod tests {
         report.faults(&faults, Some(1));
         assert!(!report.holds());
         assert_eq!(report.to_json()["errors"]["refused with status 503"], 2);
+    }
+
+    #[test]
+    fn what_is_noted_several_times_is_all_in_json_and_a_caution_once() {
+        let mut report = Report::new("compare");
+        report.about("rounds", "9");
+        for subject in ["ours", "bun", "nchan"] {
+            report.about("subject", subject);
+        }
+        for caution in ["late", "busy", "late"] {
+            report.caution(caution);
+        }
+        let about = &report.to_json()["about"];
+        assert_eq!(about["rounds"], "9");
+        assert_eq!(about["subject"], json!(["ours", "bun", "nchan"]));
+        assert_eq!(about["caution"], json!(["late", "busy"]));
     }
 
     #[test]

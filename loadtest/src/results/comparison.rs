@@ -87,22 +87,30 @@ fn table(out: &mut String, outcome: &Outcome) -> fmt::Result {
     writeln!(out, "\n### {}\n", outcome.scenario.name())?;
     writeln!(
         out,
-        "| server | version | CPU per {unit}, µs | ratio to {base} | {units} per second | ratio to {base} |"
+        "| server | version | CPU per {unit}, µs | ratio to {base} | {units} per second | ratio to {base} | \
+         busiest client thread |"
     )?;
-    writeln!(out, "|---|---|---|---|---|---|")?;
+    writeln!(out, "|---|---|---|---|---|---|---|")?;
     for standing in &outcome.standings {
         writeln!(
             out,
-            "| {} | {} | {} | {} | {:.0} | {} |",
+            "| {} | {} | {} | {} | {:.0} | {} | {:.0} % |",
             standing.name,
             standing.version,
             spread(&standing.cpu_us),
             spread(&standing.cpu_ratio),
             standing.rate_per_s.median,
             spread(&standing.rate_ratio),
+            standing.busiest_client_percent,
         )?;
     }
-    writeln!(out, "\nThe busiest client thread used {:.0} % of a processor.", outcome.busiest_client_percent)
+    writeln!(out)?;
+    for standing in &outcome.standings {
+        for (caution, times) in &standing.cautions {
+            writeln!(out, "* **caution**, {} (rounds: {times}): {caution}", standing.name)?;
+        }
+    }
+    Ok(())
 }
 
 fn spread(spread: &Spread) -> String {
@@ -136,14 +144,16 @@ mod tests {
             rate_per_s: of(1e6 / cpu),
             cpu_ratio: of(cpu / 8.0),
             rate_ratio: of(8.0 / cpu),
+            busiest_client_percent: 71.0,
+            cautions: Vec::new(),
         }
     }
 
     #[test]
     fn a_page_names_every_server_its_version_and_its_ratios() {
-        let standings = vec![standing("floor", 8.0), standing("ours", 10.0)];
-        let outcome =
-            Outcome { scenario: Scenario::Echo, standings, bar: Some(1.1), busiest_client_percent: 71.0 };
+        let busy = Standing { cautions: vec![("a thread was busy".into(), 3)], ..standing("ours", 10.0) };
+        let standings = vec![standing("floor", 8.0), busy];
+        let outcome = Outcome { scenario: Scenario::Echo, standings, bar: Some(1.1) };
         let mut text = String::new();
         assert!(
             page(&mut text, "2000-01-31", "compare", &[("kernel".into(), "6".into())], 9, &[outcome]).is_ok()
@@ -153,7 +163,11 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("`loadtest compare`, 2000-01-31") && text.contains("Medians of 9 rounds"));
-        assert!(text.contains("* kernel: 6"));
+        assert!(text.contains("* kernel: 6") && text.contains(" | 71 % |"), "{text}");
+        assert!(
+            text.lines().any(|line| line == "* **caution**, ours (rounds: 3): a thread was busy"),
+            "{text}"
+        );
         assert!(text.contains("| echo, ours | 1.10 | 1.25 (1.12–1.38) | broken |"), "{text}");
     }
 }

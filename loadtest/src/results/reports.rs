@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 use crate::machine::Machine;
-use crate::report::rounded;
+use crate::report::{CAUTION, rounded, said};
 use crate::results::{put, today};
 
 /// Puts the reports of runs into RESULTS.md, as a section of their own.
@@ -116,15 +116,10 @@ fn page(out: &mut String, date: &str, args: &Args, columns: &[Column]) -> fmt::R
     for (name, value) in machine.rows() {
         writeln!(out, "* {name}: {value}")?;
     }
+    about(out, columns)?;
     bars(out, columns)?;
-    let heads: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-    writeln!(out, "\n| figure | {} |\n|---|{}", heads.join(" | "), "---:|".repeat(columns.len()))?;
-    let mut told: Vec<&String> = Vec::new();
-    for name in columns.iter().flat_map(Column::figures) {
-        if told.contains(&name) {
-            continue;
-        }
-        told.push(name);
+    writeln!(out, "\n| figure | {} |\n|---|{}", heads(columns), "---:|".repeat(columns.len()))?;
+    for name in once(columns.iter().flat_map(Column::figures)) {
         let values: Vec<String> = columns.iter().map(|column| column.figure(name)).collect();
         writeln!(out, "| {} | {} |", name.replace('_', " "), values.join(" | "))?;
     }
@@ -132,6 +127,43 @@ fn page(out: &mut String, date: &str, args: &Args, columns: &[Column]) -> fmt::R
         for (fault, count) in column.report["errors"].as_object().into_iter().flatten() {
             writeln!(out, "| {}, error: {fault} | {count} |{}", column.name, " |".repeat(columns.len() - 1))?;
         }
+    }
+    Ok(())
+}
+
+fn heads(columns: &[Column]) -> String {
+    columns.iter().map(|column| column.name.as_str()).collect::<Vec<&str>>().join(" | ")
+}
+
+/// Each name once, where it comes first.
+fn once<'a>(names: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
+    let mut told: Vec<&String> = Vec::new();
+    for name in names {
+        if !told.contains(&name) {
+            told.push(name);
+        }
+    }
+    told
+}
+
+/// What the runs warn of, before any figure that it is about; then what they were.
+fn about(out: &mut String, columns: &[Column]) -> fmt::Result {
+    for column in columns {
+        for caution in said(&column.report, CAUTION) {
+            writeln!(out, "* **caution**, {}: {caution}", column.name)?;
+        }
+    }
+    let names =
+        columns.iter().flat_map(|column| column.report["about"].as_object().into_iter().flat_map(Map::keys));
+    let names = once(names.filter(|name| *name != CAUTION));
+    if !names.is_empty() {
+        writeln!(out, "\n| run | {} |\n|---|{}", heads(columns), "---|".repeat(columns.len()))?;
+    }
+    for name in names {
+        let values: Vec<String> =
+            columns.iter().map(|column| said(&column.report, name).join(", ").replace('|', "\\|")).collect();
+        let values = values.join(" | ");
+        writeln!(out, "| {} | {values} |", name.replace('_', " "))?;
     }
     Ok(())
 }
@@ -178,9 +210,9 @@ mod tests {
 
     #[test]
     fn reports_stand_side_by_side_with_their_bars_and_their_faults() {
-        let floor = json!({"scenario": "scale", "figures": {"a_us": 2.5, "b": 1_234_567.0}, "errors": {},
+        let floor = json!({"scenario": "scale", "about": {"connections": "7", "hot": "1"}, "figures": {"a_us": 2.5, "b": 1_234_567.0}, "errors": {},
             "thresholds": [], "machine": {"processor": "P", "memory_bytes": 1_073_741_824_u64}});
-        let ours = json!({"machine": {}, "figures": {"a_us": 3.0, "c": 0.25}, "errors": {"lost": 2},
+        let ours = json!({"machine": {}, "about": {"connections": "7", "caution": ["late", "busy"]}, "figures": {"a_us": 3.0, "c": 0.25}, "errors": {"lost": 2},
             "thresholds": [{"name": "max-a", "limit": 2.75, "value": 3.0, "kept": false}]});
         let columns =
             [("floor", floor), ("ours", ours)].map(|(name, report)| Column::of(name.into(), report).unwrap());
@@ -191,6 +223,11 @@ mod tests {
             "Written by a run of `loadtest scale`, by `make many`, 2000-01-31.",
             "* memory: 1.0 GiB",
             "* processor: P",
+            "* **caution**, ours: late",
+            "* **caution**, ours: busy",
+            "| run | floor | ours |",
+            "| connections | 7 | 7 |",
+            "| hot | 1 |  |",
             "| ours: max-a | 2.75 | 3 | broken |",
             "| figure | floor | ours |",
             "| a us | 2.50 | 3 |",
@@ -200,6 +237,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
+        assert!(text.find("caution").unwrap() < text.find("| figure").unwrap(), "warned before the figures");
+        assert!(!text.contains("| caution"), "{text}");
     }
 
     #[test]

@@ -144,7 +144,7 @@ pub(crate) fn tell_latencies(report: &mut Report, name: &str, latencies: &Latenc
     let late_us = latencies.late.value_at_quantile(0.99) as f64 / 1e3;
     report.figure(format!("{name}_harness_late_p99"), late_us, Unit::Micros);
     if late_us > LATE_US {
-        report.about("caution", "the harness itself sent late: try more --threads, or a lower --rate");
+        report.caution("the harness itself sent late: try more --threads, or a lower --rate");
     }
 }
 

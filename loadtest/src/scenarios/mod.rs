@@ -139,6 +139,6 @@ pub(crate) fn work(report: &mut Report, (one, many): Names, count: u64, usage: &
 /// Says so when the harness may have been what limited the rate. Not for an open loop: there being late is the sign.
 pub(crate) fn warn_when_busy(report: &mut Report, usage: &Usage) {
     if usage.busiest_client_percent > BUSY_PERCENT {
-        report.about("caution", "a client thread was busy all the time: try more --threads");
+        report.caution("a client thread was busy all the time: try more --threads");
     }
 }
