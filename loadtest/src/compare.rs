@@ -152,12 +152,10 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
             return Err(Failure::Asked(format!("{}: too few of the peers can do it", scenario.name())));
         }
         let rounds = rounds(args, scenario, &peers, &processors)?;
-        let outcome = Outcome { bar: args.bar(scenario), ..Outcome::new(scenario, &peers, &rounds) };
+        let bar = args.bar(scenario).map(|most| Bar { subject: args.subjects[0].clone(), most });
+        let outcome = Outcome { bar, ..Outcome::new(scenario, &peers, &rounds) };
         outcome.tell(&mut report);
-        if let Some(first) = outcome.standings.iter().find(|standing| standing.name == args.subjects[0]) {
-            report.check("max-cpu-ratio", args.bar(scenario), Some(first.cpu_ratio.median));
-            report.check_least("min-rate-ratio", args.min_rate_ratio, Some(first.rate_ratio.median));
-        }
+        outcome.judge(&args.subjects[0], args.min_rate_ratio, &mut report);
         outcomes.push(outcome);
     }
     if let Some(folder) = &args.results {
@@ -185,8 +183,17 @@ pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     /// Everybody, first the one that the others are divided by.
     pub(crate) standings: Vec<Standing>,
-    /// What the first subject's ratio of CPU may be, when there is a bar.
-    pub(crate) bar: Option<f64>,
+    /// What was promised, if anything was.
+    pub(crate) bar: Option<Bar>,
+}
+
+/// What was promised of a server.
+#[derive(Debug)]
+pub(crate) struct Bar {
+    /// Of whom: the first subject, whether or not it could do the scenario.
+    pub(crate) subject: String,
+    /// What its median ratio of CPU may be.
+    pub(crate) most: f64,
 }
 
 /// What all rounds showed of one server.
@@ -231,6 +238,23 @@ impl Outcome {
         };
         let standings = peers.iter().enumerate().map(standing).collect();
         Outcome { scenario, standings, bar: None }
+    }
+
+    /// How this server did beside the one that it is divided by; nothing, when it did not run.
+    pub(crate) fn standing(&self, subject: &str) -> Option<&Standing> {
+        self.standings.iter().skip(1).find(|standing| standing.name == subject)
+    }
+
+    /// Holds the first subject to what was promised of it, which is broken where it could not be measured.
+    fn judge(&self, subject: &str, min_rate_ratio: Option<f64>, report: &mut Report) {
+        let first = self.standing(subject);
+        let most = self.bar.as_ref().map(|bar| bar.most);
+        report.check("max-cpu-ratio", most, first.map(|standing| standing.cpu_ratio.median));
+        report.check_least(
+            "min-rate-ratio",
+            min_rate_ratio,
+            first.map(|standing| standing.rate_ratio.median),
+        );
     }
 
     fn tell(&self, report: &mut Report) {
@@ -341,6 +365,30 @@ mod tests {
         outcome.tell(&mut report);
         let cautions: Vec<&str> = report.about_rows().iter().map(|(_, said)| said.as_str()).collect();
         assert_eq!(cautions, ["echo, ours (rounds: 2): busy", "echo, ours (rounds: 1): late"]);
+    }
+
+    #[test]
+    fn what_was_promised_of_a_server_that_did_not_run_is_broken_and_nobody_elses() {
+        let peers = ["floor", "bun"].map(Peer::named);
+        let rounds = [vec![run(40.0, &[]), run(40.0, &[])]];
+        let outcome = Outcome::new(Scenario::Echo, &peers.iter().collect::<Vec<_>>(), &rounds);
+        let holds = |subject: &str, most, min_rate_ratio| {
+            let bar = Bar { subject: subject.to_owned(), most };
+            let outcome = Outcome {
+                bar: Some(bar),
+                ..Outcome::new(Scenario::Echo, &peers.iter().collect::<Vec<_>>(), &rounds)
+            };
+            let mut report = Report::new("compare");
+            outcome.judge(subject, min_rate_ratio, &mut report);
+            report.holds()
+        };
+        assert!(holds("bun", 1.0, Some(1.0)) && !holds("bun", 0.9, None) && !holds("bun", 1.0, Some(1.1)));
+        assert!(!holds("ours", 1.0, None), "the one that was promised something did not run");
+        let mut report = Report::new("compare");
+        outcome.judge("ours", None, &mut report);
+        assert!(report.holds(), "nothing was promised");
+        outcome.judge("ours", Some(0.5), &mut report);
+        assert!(!report.holds());
     }
 
     #[test]
