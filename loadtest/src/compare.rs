@@ -1,7 +1,8 @@
 //! Servers side by side: rounds in which each runs once, one ratio per round and server, medians and spreads.
 //!
-//! It owns the order of the runs. Every figure comes from this same program started as anybody would start it,
-//! so each can be repeated alone. It refuses to quote a single run. The servers are peers, see `peer`.
+//! It owns what is compared and how it is told. Every figure comes from this same program started as anybody would
+//! start it, so each can be repeated alone. It refuses to quote a single run. The servers are peers, see `peer`; the order
+//! of the runs is that of `rounds`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::peer::Peer;
 use crate::processors::Processors;
 use crate::report::{Report, Unit};
 use crate::results;
+use crate::rounds::{self, Rounds};
 use crate::spread::Spread;
 
 /// What is compared, and what it is called in the report of the scenario.
@@ -130,7 +132,7 @@ fn bar(text: &str) -> Result<(Scenario, f64), String> {
 /// Runs the comparison.
 ///
 /// # Errors
-/// A server does not start, or a run fails: ratios of failed runs would mean nothing.
+/// Of no scenario there are two servers to compare: they cannot do it, or their runs failed.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let processors = Processors::split(args.server_processors)?;
     let against = Peer::find(&args.peers, &args.against)?;
@@ -151,12 +153,16 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         if peers.len() == 1 || !against.can(scenario.name()) {
             return Err(Failure::Asked(format!("{}: too few of the peers can do it", scenario.name())));
         }
-        let rounds = rounds(args, scenario, &peers, &processors)?;
+        let rounds = played(args, scenario, &peers, &processors);
         let bar = args.bar(scenario).map(|most| Bar { subject: args.subjects[0].clone(), most });
         let outcome = Outcome { bar, ..Outcome::new(scenario, &peers, &rounds) };
         outcome.tell(&mut report);
         outcome.judge(&args.subjects[0], args.min_rate_ratio, &mut report);
         outcomes.push(outcome);
+    }
+    if outcomes.iter().all(|outcome| outcome.standings.is_empty()) {
+        let notes: Vec<String> = outcomes.into_iter().flat_map(|outcome| outcome.notes).collect();
+        return Err(Failure::Server(format!("no two servers could be compared: {}", notes.join("; "))));
     }
     if let Some(folder) = &args.results {
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
@@ -181,10 +187,12 @@ pub(crate) struct Run {
 pub(crate) struct Outcome {
     /// What was run.
     pub(crate) scenario: Scenario,
-    /// Everybody, first the one that the others are divided by.
+    /// Everybody whose runs succeeded, first the one that the others are divided by; nobody, if its own did not.
     pub(crate) standings: Vec<Standing>,
     /// What was promised, if anything was.
     pub(crate) bar: Option<Bar>,
+    /// Whose runs failed, and what came of it.
+    pub(crate) notes: Vec<String>,
 }
 
 /// What was promised of a server.
@@ -218,8 +226,11 @@ pub(crate) struct Standing {
 }
 
 impl Outcome {
-    /// Of rounds that hold one run for each peer, in their order.
-    fn new(scenario: Scenario, peers: &[&Peer], rounds: &[Vec<Run>]) -> Outcome {
+    /// Of rounds of these peers, in their order.
+    fn new(scenario: Scenario, all: &[&Peer], rounds: &Rounds<Run>) -> Outcome {
+        let Rounds { kept, runs: rounds, notes } = rounds;
+        let peers: Vec<&Peer> = kept.iter().map(|&place| all[place]).collect();
+        let notes = notes.iter().map(|(place, note)| format!("{}, {note}", all[*place].name)).collect();
         let standing = |(place, peer): (usize, &&Peer)| {
             let spread = |figure: &dyn Fn(&Vec<Run>) -> f64| Spread::of(rounds.iter().map(figure).collect());
             Standing {
@@ -237,7 +248,7 @@ impl Outcome {
             }
         };
         let standings = peers.iter().enumerate().map(standing).collect();
-        Outcome { scenario, standings, bar: None }
+        Outcome { scenario, standings, bar: None, notes }
     }
 
     /// How this server did beside the one that it is divided by; nothing, when it did not run.
@@ -259,6 +270,9 @@ impl Outcome {
 
     fn tell(&self, report: &mut Report) {
         let scenario = self.scenario.name();
+        for note in &self.notes {
+            report.caution(format!("{scenario}, {note}"));
+        }
         for standing in &self.standings {
             let name = format!("{scenario}_{}", standing.name);
             report.figure(format!("{name}_cpu"), standing.cpu_us.median, Unit::Micros);
@@ -292,31 +306,21 @@ fn counted<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<(String, usize)> 
     all
 }
 
-fn rounds(
-    args: &Args,
-    scenario: Scenario,
-    peers: &[&Peer],
-    processors: &Processors,
-) -> Result<Vec<Vec<Run>>, Failure> {
+/// All rounds of a scenario, with a line that says how far they are.
+fn played(args: &Args, scenario: Scenario, peers: &[&Peer], processors: &Processors) -> Rounds<Run> {
     let line = ProgressBar::new(u64::from(args.rounds) * peers.len() as u64);
     if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} {prefix} {bar:24} {pos}/{len} {msg}") {
         line.set_style(style);
     }
     line.set_prefix(scenario.name());
-    let mut rounds = Vec::new();
-    for number in 0..args.rounds as usize {
-        let mut runs = vec![None; peers.len()];
-        for step in 0..peers.len() {
-            // Who comes first takes turns: the machine may drift within a round.
-            let place = (step + number) % peers.len();
-            line.set_message(peers[place].name.clone());
-            runs[place] = Some(one(args, peers[place], scenario, processors)?);
-            line.inc(1);
-        }
-        rounds.push(runs.into_iter().flatten().collect());
-    }
+    let rounds = rounds::play(args.rounds, peers.len(), |place| {
+        line.set_message(peers[place].name.clone());
+        let run = one(args, peers[place], scenario, processors)?;
+        line.inc(1);
+        Ok(run)
+    });
     line.finish_and_clear();
-    Ok(rounds)
+    rounds
 }
 
 /// Starts a peer, loads it once, ends it.
@@ -352,11 +356,31 @@ mod tests {
         Run { cpu_us: 10.0, rate_per_s: 1e5, client_percent, cautions }
     }
 
+    fn of_both(runs: Vec<Vec<Run>>) -> Rounds<Run> {
+        Rounds { kept: vec![0, 1], runs, notes: Vec::new() }
+    }
+
+    #[test]
+    fn who_is_left_out_is_told_and_takes_nobodys_figures() {
+        let peers = ["floor", "ours", "bun"].map(Peer::named);
+        let runs = vec![vec![run(40.0, &[]), Run { cpu_us: 30.0, ..run(40.0, &[]) }]];
+        let notes = vec![(1, "round 1, left out: it fell".to_owned())];
+        let rounds = Rounds { kept: vec![0, 2], runs, notes };
+        let outcome = Outcome::new(Scenario::Echo, &peers.iter().collect::<Vec<_>>(), &rounds);
+        assert_eq!(outcome.standing("bun").map(|standing| standing.cpu_ratio.median), Some(3.0));
+        assert!(outcome.standing("ours").is_none());
+        let mut report = Report::new("compare");
+        outcome.tell(&mut report);
+        assert_eq!(report.about_rows(), [("caution", "echo, ours, round 1, left out: it fell".to_owned())]);
+    }
+
     #[test]
     fn what_runs_warn_of_is_told_of_the_server_it_was_said_of() {
         let peers = ["floor", "ours"].map(Peer::named);
-        let rounds =
-            [vec![run(40.0, &[]), run(97.0, &["busy", "late"])], vec![run(50.0, &[]), run(91.0, &["busy"])]];
+        let rounds = of_both(vec![
+            vec![run(40.0, &[]), run(97.0, &["busy", "late"])],
+            vec![run(50.0, &[]), run(91.0, &["busy"])],
+        ]);
         let outcome = Outcome::new(Scenario::Echo, &peers.iter().collect::<Vec<_>>(), &rounds);
         let busiest: Vec<f64> =
             outcome.standings.iter().map(|standing| standing.busiest_client_percent).collect();
@@ -370,7 +394,7 @@ mod tests {
     #[test]
     fn what_was_promised_of_a_server_that_did_not_run_is_broken_and_nobody_elses() {
         let peers = ["floor", "bun"].map(Peer::named);
-        let rounds = [vec![run(40.0, &[]), run(40.0, &[])]];
+        let rounds = of_both(vec![vec![run(40.0, &[]), run(40.0, &[])]]);
         let outcome = Outcome::new(Scenario::Echo, &peers.iter().collect::<Vec<_>>(), &rounds);
         let holds = |subject: &str, most, min_rate_ratio| {
             let bar = Bar { subject: subject.to_owned(), most };

@@ -36,6 +36,7 @@ mod proto;
 mod ramp;
 mod report;
 mod results;
+mod rounds;
 mod scenario_file;
 mod scenarios;
 mod sequence;

@@ -108,6 +108,9 @@ fn table(out: &mut String, outcome: &Outcome) -> fmt::Result {
         )?;
     }
     writeln!(out)?;
+    for note in &outcome.notes {
+        writeln!(out, "* **caution**, {note}")?;
+    }
     for standing in &outcome.standings {
         for (caution, times) in &standing.cautions {
             writeln!(out, "* **caution**, {} (rounds: {times}): {caution}", standing.name)?;
@@ -157,10 +160,12 @@ mod tests {
         let busy = Standing { cautions: vec![("a thread was busy".into(), 3)], ..standing("ours", 10.0) };
         let standings = vec![standing("floor", 8.0), busy];
         let promised = |subject: &str, most| Some(Promise { subject: subject.into(), most });
-        let outcome = Outcome { scenario: Scenario::Echo, standings, bar: promised("ours", 1.1) };
+        let notes = vec!["bun, round 2, left out: it fell".into()];
+        let outcome = Outcome { scenario: Scenario::Echo, standings, bar: promised("ours", 1.1), notes };
         // Somebody else was quick, and the one that was promised something did not run.
         let standings = vec![standing("floor", 8.0), standing("bun", 8.0)];
-        let other = Outcome { scenario: Scenario::Handshake, standings, bar: promised("ours", 1.3) };
+        let bar = promised("ours", 1.3);
+        let other = Outcome { scenario: Scenario::Handshake, standings, bar, notes: Vec::new() };
         let mut text = String::new();
         let machine = [("kernel".into(), "6".into())];
         assert!(page(&mut text, "2000-01-31", "compare", &machine, 9, &[outcome, other]).is_ok());
@@ -169,6 +174,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("`loadtest compare`, 2000-01-31") && text.contains("Medians of 9 rounds"));
+        assert!(text.lines().any(|line| line == "* **caution**, bun, round 2, left out: it fell"), "{text}");
         assert!(text.contains("* kernel: 6") && text.contains(" | 71 % |"), "{text}");
         assert!(
             text.lines().any(|line| line == "* **caution**, ours (rounds: 3): a thread was busy"),
