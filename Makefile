@@ -62,7 +62,7 @@ storm: ## 200,000 connections cut at once and all back, twice: five minutes, roo
 stream: ## A stream of publishes to 10,000 subscribers on all cores: a minute
 	$(timed) cargo build --release --locked -p gateway -p loadtest
 	mkdir -p target
-	$(timed) { status=0; SHARDS=4 target/release/loadtest run loadtest/scale/stream.toml || status=$$?; \
+	$(timed) { status=0; target/release/loadtest run loadtest/scale/stream.toml || status=$$?; \
 	    [ $$status -gt 1 ] || target/release/loadtest record stream --title "A stream of publishes to 10,000 subscribers" \
 	    --command "make stream" target/stream-{each,together}.json; exit $$status; }
 

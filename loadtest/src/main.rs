@@ -131,21 +131,27 @@ fn main() -> ExitCode {
 
 /// Runs one command; `false` when a threshold was broken.
 fn run(program: &Program) -> Result<bool, Failure> {
-    let reports = match &program.command {
+    let mut reports = Vec::new();
+    let done = match &program.command {
         Command::Floor(args) => return floor::run(args).map(|()| true),
         Command::Backend(args) => return app::run(args),
         Command::Record(args) => return results::run(args).map(|()| true),
-        Command::Run(args) => scenario_file::run(args)?,
-        command => {
-            let (report, json) = measure(command)?;
-            report.publish(json)?;
-            vec![report]
-        }
+        Command::Run(args) => scenario_file::run(args, &mut reports),
+        command => alone(command, &mut reports),
     };
-    if let Some(path) = &program.html {
-        write_page(path, &reports)?;
-    }
+    // What was measured before a failure is worth reading too.
+    let page = program.html.as_ref().filter(|_| !reports.is_empty());
+    let written = page.map_or(Ok(()), |path| write_page(path, &reports));
+    done.and(written)?;
     Ok(reports.iter().all(Report::holds))
+}
+
+/// Runs one scenario, and publishes and appends its report.
+fn alone(command: &Command, reports: &mut Vec<Report>) -> Result<(), Failure> {
+    let (report, json) = measure(command)?;
+    report.publish(json)?;
+    reports.push(report);
+    Ok(())
 }
 
 /// Runs one scenario; its report, and where that goes as JSON.

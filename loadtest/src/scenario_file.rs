@@ -18,6 +18,9 @@ use crate::{Command, Program, measure};
 /// What stands for the address and the process id of the server that the file asks for, in options.
 const ADDRESS: &str = "{server}";
 
+/// What a file may hold.
+const KEYS: [&str; 4] = ["peer", "environment", "defaults", "scenario"];
+
 /// Runs the scenarios of a file.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
@@ -28,11 +31,11 @@ pub(crate) struct Args {
     peers: PathBuf,
 }
 
-/// Runs every scenario of the file; the reports in their order.
+/// Runs every scenario of the file and appends the reports in their order, those before a failure too.
 ///
 /// # Errors
 /// The file is wrong, its server does not start, or a scenario cannot be run.
-pub(crate) fn run(args: &Args) -> Result<Vec<Report>, Failure> {
+pub(crate) fn run(args: &Args, reports: &mut Vec<Report>) -> Result<(), Failure> {
     let name = args.file.display();
     let text = fs::read_to_string(&args.file).map_err(Failure::machine(name.to_string()))?;
     let wrong = |what: String| Failure::Asked(format!("{name}: {what}"));
@@ -42,28 +45,44 @@ pub(crate) fn run(args: &Args) -> Result<Vec<Report>, Failure> {
     let server = start(&file, &args.peers, wrong)?;
     let (address, pid) =
         server.as_ref().map_or((String::new(), 0), |server| (server.address(), server.pid()));
-    let mut reports = Vec::new();
     for command in commands(&file, &address, pid).map_err(wrong)? {
         let (report, json) = measure(&command)?;
         report.publish(json)?;
         reports.push(report);
     }
-    Ok(reports)
+    Ok(())
 }
 
 /// The server that the file names, if it does: it ends with the value.
 fn start(file: &Table, folder: &Path, wrong: impl Fn(String) -> Failure) -> Result<Option<Running>, Failure> {
     let Some(name) = file.get("peer") else { return Ok(None) };
     let name = name.as_str().ok_or_else(|| wrong("peer: expected a name".into()))?;
+    let variables = environment(file).map_err(&wrong)?;
     // What it will be asked for differs from scenario to scenario; echo is what all of them can do.
-    Peer::find(folder, name)?.start("echo", &[]).map(Some)
+    Peer::find(folder, name)?.start("echo", &variables).map(Some)
+}
+
+/// What the file says of the environment of its server.
+fn environment(file: &Table) -> Result<Vec<(&str, String)>, String> {
+    let Some(variables) = file.get("environment") else { return Ok(Vec::new()) };
+    if !file.contains_key("peer") {
+        return Err("environment: it is that of a peer, and there is none".into());
+    }
+    let variables = variables.as_table().ok_or("environment: expected a table")?;
+    let mut all = Vec::new();
+    for (name, value) in variables {
+        let value = value.as_str().ok_or_else(|| format!("environment: {name}: expected a text"))?;
+        all.push((name.as_str(), value.to_owned()));
+    }
+    Ok(all)
 }
 
 /// The scenarios of a file as commands.
 fn commands(file: &Table, address: &str, pid: u32) -> Result<Vec<Command>, String> {
-    if let Some(key) = file.keys().find(|key| !["peer", "defaults", "scenario"].contains(&key.as_str())) {
-        return Err(format!("{key}: expected peer, [defaults] or [[scenario]]"));
+    if let Some(key) = file.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        return Err(format!("{key}: expected peer, [environment], [defaults] or [[scenario]]"));
     }
+    environment(file)?;
     let none = Table::new();
     let defaults = match file.get("defaults") {
         None => &none,
@@ -99,7 +118,9 @@ fn command(options: &Table, address: &str) -> Result<Command, String> {
     }
     let program = Program::try_parse_from(line).map_err(|error| error.to_string().trim_end().to_owned())?;
     match program.command {
-        Command::Run(_) | Command::Floor(_) => Err(format!("{name}: not a scenario")),
+        Command::Run(_) | Command::Floor(_) | Command::Backend(_) | Command::Record(_) => {
+            Err(format!("{name}: not a scenario"))
+        }
         _ if program.html.is_some() => Err("html: give --html to `loadtest run`, for all together".into()),
         command => Ok(command),
     }
@@ -127,6 +148,13 @@ mod tests {
     }
 
     #[test]
+    fn the_environment_of_the_server_is_part_of_the_file() {
+        let file: Table = include_str!("../scale/stream.toml").parse().unwrap();
+        assert_eq!(environment(&file), Ok(vec![("SHARDS", "4".to_owned())]));
+        assert_eq!(commands(&file, "127.0.0.1:9", 7).unwrap().len(), 2);
+    }
+
+    #[test]
     fn a_mistake_is_named_with_its_scenario() {
         for (text, what) in [
             (
@@ -136,7 +164,16 @@ mod tests {
             ("[[scenario]]\nrun = 'echo'\n[[scenario]]\nrun = 'ecko'\n", "scenario 2: error: unrecognized"),
             ("[[scenario]]\nconnections = 3\n", "run: expected"),
             ("[[scenario]]\nrun = 'floor'\nmode = 'echo'\n", "not a scenario"),
+            ("[[scenario]]\nrun = 'backend'\n", "not a scenario"),
+            (
+                "[[scenario]]\nrun = 'echo'\n[[scenario]]\nrun = 'echo'\nrate = 0\n",
+                "scenario 2: error: invalid value '0'",
+            ),
+            ("[[scenario]]\nrun = 'hold'\nconnections = 0\n", "0 is not in 1"),
+            ("[[scenario]]\nrun = 'fanout'\nsize = '2MiB'\n", "at most 1048576 bytes"),
             ("[[scenario]]\nrun = 'echo'\nhtml = 'x'\n", "for all together"),
+            ("environment = { A = '1' }\n[[scenario]]\nrun = 'echo'\n", "that of a peer"),
+            ("peer = 'ours'\n[environment]\nA = 1\n[[scenario]]\nrun = 'echo'\n", "A: expected a text"),
             ("[[scenario]]\nrun = 'echo'\nsize = [1]\n", "size: expected"),
             ("scenarios = 1\n", "scenarios: expected"),
             ("peer = 'ours'\n", "expected [[scenario]]"),

@@ -1,5 +1,5 @@
-//! Promise: what was measured is not lost to what fails beside it: a server that falls is left out of a comparison, and
-//! said to be.
+//! Promise: what was measured is not lost to what fails beside it or after it: a server that falls is left out of a
+//! comparison, and said to be; a scenario that cannot be run leaves the page of those before it.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -62,5 +62,23 @@ fn a_server_that_falls_is_left_out_of_a_comparison_and_its_bar_is_broken() {
 
     let output = loadtest(&folder, &format!("{}{further}", compare.replace("falling,other", "falling")));
     assert_eq!(output.status.code(), Some(2), "there is nobody to compare");
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_scenario_that_cannot_be_run_leaves_the_page_of_those_before_it() {
+    let folder = folder("page");
+    peer(&folder, "floor", FLOOR);
+    let (file, page) = (folder.join("file.toml"), folder.join("page.html"));
+    let short = "connections = 2\nseconds = '100ms'\nthreads = 1\n";
+    let text = format!(
+        "peer = 'floor'\n[[scenario]]\nrun = 'echo'\nwarm_up = '0s'\nurl = 'ws://{{server}}/'\n{short}\
+         [[scenario]]\nrun = 'hold'\nurl = 'ws://127.0.0.1:1/'\nbaseline = 0\n{short}"
+    );
+    fs::write(&file, text).unwrap();
+    let output = loadtest(&folder, &format!("run {} --html {}", file.display(), page.display()));
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    let page = fs::read_to_string(&page).unwrap();
+    assert!(page.contains("echo"), "{page}");
     fs::remove_dir_all(&folder).unwrap();
 }

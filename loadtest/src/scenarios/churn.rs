@@ -43,10 +43,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 10_000)]
     idle: u32,
     /// Idle connections to open per second.
-    #[arg(long, default_value_t = 5_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 5_000.0)]
     open_rate: f64,
     /// Connections that come per second.
-    #[arg(long, default_value_t = 1_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 1_000.0)]
     rate: f64,
     /// How long each of them stays.
     #[arg(long, value_parser = parse_duration, default_value = "1s")]
@@ -84,9 +84,6 @@ impl Args {
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.rate.is_nan() || args.rate <= 0.0 || args.open_rate.is_nan() || args.open_rate <= 0.0 {
-        return Err(Failure::Asked("--rate and --open-rate must be above zero".into()));
-    }
     let server = shared.server()?;
     // A cast saturates: too much to ask is refused by the descriptor table.
     let room = (args.rate * (args.stay.as_secs_f64() + SLACK_S)).ceil() as u32;

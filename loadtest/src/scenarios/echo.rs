@@ -15,7 +15,7 @@ use crate::client::{Desk, Scenario, Slot, share};
 use crate::crew::{Crew, thread_count};
 use crate::failure::Failure;
 use crate::fault::Fault;
-use crate::frames::{LONGEST_PAYLOAD, MessageKind};
+use crate::frames::MessageKind;
 use crate::payload;
 use crate::probe::Window;
 use crate::progress::Progress;
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Connections.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 200)]
     connections: u32,
     /// Bytes of a message.
     #[arg(long, value_parser = args::size, default_value = "128")]
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = parse_duration, default_value = "1s")]
     warm_up: Duration,
     /// Messages per second, all connections together.
-    #[arg(long, default_value_t = 10_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 10_000.0)]
     rate: f64,
     /// Closed loop: no rate, each connection sends its next message when the last has come back.
     #[arg(long, conflicts_with = "rate")]
@@ -74,12 +74,6 @@ impl Args {
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.size > LONGEST_PAYLOAD {
-        return Err(Failure::Asked(format!("--size {}: at most {LONGEST_PAYLOAD}", args.size)));
-    }
-    if !args.closed && (args.rate.is_nan() || args.rate <= 0.0) {
-        return Err(Failure::Asked("--rate must be above zero".into()));
-    }
     let server = shared.server()?;
     let plan = shared.plan(None, args.connections)?;
     let threads = thread_count(shared.threads, args.connections, 10_000)?;

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::crew::{Crew, thread_count};
 use crate::failure::Failure;
 use crate::fault::Fault;
-use crate::frames::{self, LONGEST_PAYLOAD, MessageKind};
+use crate::frames::{self, MessageKind};
 use crate::payload;
 use crate::probe::Window;
 use crate::progress::Progress;
@@ -43,13 +43,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Subscribers.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 10_000)]
     connections: u32,
     /// Path of the room, instead of the URL's.
     #[arg(long, default_value = "/rooms/bench")]
     path: String,
     /// Publishers, each with its own sequence.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(PUBLISHERS_MAX)), default_value_t = 1)]
     publishers: u32,
     /// Publish by HTTP POST to this URL, not over a WebSocket in the room.
     #[arg(long)]
@@ -71,13 +71,13 @@ pub(crate) struct Args {
     warm_up: Duration,
     /// Messages per second, all publishers together, without waiting for deliveries; by default so many that
     /// 20,000 deliveries per second come of them.
-    #[arg(long)]
+    #[arg(long, value_parser = args::rate)]
     open_rate: Option<f64>,
     /// Closed loop: the next message when every subscriber has the last one.
     #[arg(long, conflicts_with = "open_rate")]
     closed: bool,
     /// Subscribers to connect per second.
-    #[arg(long, default_value_t = 10_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 10_000.0)]
     rate: f64,
     /// Fail (status 1) when a delivery costs the server more than this, in microseconds of CPU.
     #[arg(long)]
@@ -121,13 +121,6 @@ impl Args {
     }
 
     fn plan(&self) -> Result<Plan, Failure> {
-        if self.connections == 0 || !(1..=PUBLISHERS_MAX).contains(&self.publishers) {
-            let wrong = format!("--connections above zero and --publishers from 1 to {PUBLISHERS_MAX}");
-            return Err(Failure::Asked(wrong));
-        }
-        if self.size > LONGEST_PAYLOAD {
-            return Err(Failure::Asked(format!("--size {}: at most {LONGEST_PAYLOAD}", self.size)));
-        }
         let mut plan = self.shared.plan(Some(&self.path), self.connections + self.publishers)?;
         plan.publish = self.publish_url.as_deref().map(|url| Target::parse(url, "http")).transpose()?;
         Ok(plan)

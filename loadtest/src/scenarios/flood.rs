@@ -17,7 +17,7 @@ use crate::client::{Desk, Farewell, Plan, Scenario, Slot, Stage, share};
 use crate::crew::{Crew, Gathered, thread_count};
 use crate::failure::Failure;
 use crate::fault::{Fault, Faults};
-use crate::frames::{self, LONGEST_PAYLOAD, MessageKind};
+use crate::frames::{self, MessageKind};
 use crate::payload;
 use crate::probe::{Server, Usage, Window};
 use crate::progress::Progress;
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Connections that flood.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 1_000)]
     flooders: u32,
     /// The loopback address that they all come from.
     #[arg(long, default_value = "127.9.9.9")]
@@ -48,10 +48,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     flood_threads: u32,
     /// Connections that echo, from other addresses.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 200)]
     bystanders: u32,
     /// Messages per second of the bystanders, all together, in an open loop.
-    #[arg(long, default_value_t = 2_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 2_000.0)]
     rate: f64,
     /// Bytes of a message, of flooders and bystanders.
     #[arg(long, value_parser = args::size, default_value = "128")]
@@ -92,16 +92,6 @@ impl Args {
     pub(crate) fn json(&self) -> Option<&Path> {
         self.shared.json.as_deref()
     }
-
-    fn check(&self) -> Result<(), Failure> {
-        let none = self.flooders == 0 || self.bystanders == 0;
-        if none || self.rate.is_nan() || self.rate <= 0.0 || self.size > LONGEST_PAYLOAD {
-            return Err(Failure::Asked(format!(
-                "--flooders, --bystanders and --rate must be above zero, --size {LONGEST_PAYLOAD} at most"
-            )));
-        }
-        Ok(())
-    }
 }
 
 /// Who takes the flood.
@@ -134,7 +124,6 @@ impl Seen {
 /// # Errors
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
-    args.check()?;
     let shared = &args.shared;
     let server = shared.server()?;
     let plan = shared.plan(None, args.bystanders)?;

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Handshakes under way at any moment.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 64)]
     concurrency: u32,
     /// Length of the measured window.
     #[arg(long, value_parser = args::seconds, default_value = "5")]
@@ -57,9 +57,6 @@ impl Args {
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.concurrency == 0 {
-        return Err(Failure::Asked("--concurrency must be above zero".into()));
-    }
     let server = shared.server()?;
     let plan = shared.plan(None, args.concurrency)?;
     // A handshake costs the client about what it costs the server: one thread alone would be the bottleneck.

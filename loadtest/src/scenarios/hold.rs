@@ -39,10 +39,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Connections to hold.
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 50_000)]
     connections: u32,
     /// Connections to open per second.
-    #[arg(long, default_value_t = 5_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 5_000.0)]
     rate: f64,
     /// How long to hold them.
     #[arg(long, value_parser = args::seconds, default_value = "30")]
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1_000)]
     baseline: u32,
     /// Close everything and do it again, so many times in all.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 1)]
     rounds: u32,
     /// Answer pings this much later.
     #[arg(long, value_parser = parse_duration, default_value = "0s")]
@@ -87,9 +87,6 @@ impl Args {
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.connections == 0 || args.rounds == 0 || args.rate.is_nan() || args.rate <= 0.0 {
-        return Err(Failure::Asked("--connections, --rounds and --rate must be above zero".into()));
-    }
     let server = shared.server()?;
     let mut plan = shared.plan(args.channel_path.as_deref(), args.connections)?;
     plan.pong_delay_ns = args::ns(args.pong_delay);

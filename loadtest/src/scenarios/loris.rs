@@ -49,13 +49,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Connections that send by the byte: half of them heads, half of them frames.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 10_000)]
     connections: u32,
     /// Connections that are served.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 200)]
     healthy: u32,
     /// Messages per second of the served ones, all together.
-    #[arg(long, default_value_t = 5_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 5_000.0)]
     rate: f64,
     /// Time between two bytes of one connection: below the server's ping interval.
     #[arg(long, value_parser = parse_duration, default_value = "2s")]
@@ -87,9 +87,6 @@ impl Args {
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.connections == 0 || args.healthy == 0 || args.rate.is_nan() || args.rate <= 0.0 {
-        return Err(Failure::Asked("--connections, --healthy and --rate must be above zero".into()));
-    }
     let server = shared.server()?;
     let plan = shared.plan(None, args.connections + args.healthy)?;
     let party = Party::new(shared.threads, args.healthy, args.connections)?;

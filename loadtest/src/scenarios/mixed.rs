@@ -15,7 +15,7 @@ use crate::client::share;
 use crate::crew::Crew;
 use crate::failure::Failure;
 use crate::fault::Fault;
-use crate::frames::{LONGEST_PAYLOAD, MessageKind};
+use crate::frames::MessageKind;
 use crate::probe::{Server, Usage, Window};
 use crate::progress::Progress;
 use crate::ramp::Ramp;
@@ -35,17 +35,17 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Connections that carry messages.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 200)]
     connections: u32,
     /// Connections that do nothing beside them.
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 50_000)]
     idle: u32,
     /// Path of the idle connections and the others, instead of the URL's; `{n}` is the number of the
     /// connection.
     #[arg(long)]
     path: Option<String>,
     /// Idle connections to open per second.
-    #[arg(long, default_value_t = 5_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 5_000.0)]
     open_rate: f64,
     /// Bytes of a message.
     #[arg(long, value_parser = args::size, default_value = "128")]
@@ -99,10 +99,6 @@ impl Seen {
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.connections == 0 || args.idle == 0 || args.size > LONGEST_PAYLOAD {
-        let wrong = format!("--connections and --idle must be above zero, --size {LONGEST_PAYLOAD} at most");
-        return Err(Failure::Asked(wrong));
-    }
     let server = shared.server()?;
     let plan = shared.plan(args.path.as_deref(), args.connections + args.idle)?;
     let party = Party::new(shared.threads, args.connections, args.idle)?;

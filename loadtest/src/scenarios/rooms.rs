@@ -19,7 +19,6 @@ use crate::clock;
 use crate::crew::{Crew, Gathered, thread_count};
 use crate::failure::Failure;
 use crate::fault::Fault;
-use crate::frames::LONGEST_PAYLOAD;
 use crate::payload;
 use crate::probe::Server;
 use crate::progress::Progress;
@@ -48,13 +47,13 @@ const UNHEARD: u32 = u32::MAX;
 #[group(id = "room-traffic")]
 pub(crate) struct Args {
     /// Connections to hold, dealt to the rooms in turn.
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 50_000)]
     connections: u32,
     /// Connections to open per second.
-    #[arg(long, default_value_t = 5_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 5_000.0)]
     rate: f64,
     /// Rooms.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 500)]
     pub(crate) rooms: u32,
     /// Of the connections, how many send to the URL's path and must have everything back; the others are in rooms.
     #[arg(long, default_value_t = 200)]
@@ -72,7 +71,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "/v1/channels/room.load-{r}/messages")]
     pub(crate) publish: String,
     /// Messages per second, all rooms together.
-    #[arg(long, default_value_t = 200.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 200.0)]
     pub(crate) publish_rate: f64,
     /// Bytes of a message.
     #[arg(long, value_parser = args::size, default_value = "128")]
@@ -84,17 +83,10 @@ pub(crate) struct Args {
 
 impl Args {
     fn plan(&self, shared: &Shared, newcomers: u32) -> Result<Plan, Failure> {
-        let positive = |rate: f64| rate > 0.0 && rate.is_finite();
-        if self.connections == 0 || self.rooms == 0 || !positive(self.rate) || !positive(self.publish_rate) {
-            return Err(Failure::Asked("--connections, --rooms and both rates must be above zero".into()));
-        }
         if self.echoers > self.connections || !(0.0..=1e6).contains(&self.echo_rate) {
             return Err(Failure::Asked(
                 "--echoers at most --connections, --echo-rate from 0 to 1000000".into(),
             ));
-        }
-        if self.size > LONGEST_PAYLOAD {
-            return Err(Failure::Asked(format!("--size {}: at most {LONGEST_PAYLOAD}", self.size)));
         }
         let path = self.path.replace("{r}", &format!("{{n%{}}}", self.rooms));
         let mut plan = shared.plan(None, self.connections.saturating_add(newcomers))?;

@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "loadtest/peers")]
     peers: PathBuf,
     /// Connections, each with one message under way.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 200)]
     connections: u32,
     /// Bytes of a message.
     #[arg(long, default_value = "128")]

@@ -17,7 +17,6 @@ use crate::client::{Desk, Farewell, Manner, Scenario, Slot, Stage};
 use crate::crew::{Crew, Gathered};
 use crate::failure::Failure;
 use crate::fault::{Fault, Faults};
-use crate::frames::LONGEST_PAYLOAD;
 use crate::payload;
 use crate::probe::{Server, Usage, Window, slab_bytes, tcp_bytes};
 use crate::progress::Progress;
@@ -39,10 +38,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Subscribers that stop reading.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 10_000)]
     consumers: u32,
     /// Subscribers that read.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 200)]
     well_behaved: u32,
     /// Path of the room, instead of the URL's.
     #[arg(long, default_value = "/rooms/bench")]
@@ -54,10 +53,10 @@ pub(crate) struct Args {
     #[arg(long, value_parser = args::size, default_value = "16KiB")]
     size: usize,
     /// Receive buffer of those who stop reading; the kernel keeps twice that.
-    #[arg(long, value_parser = args::size, default_value = "4KiB")]
+    #[arg(long, value_parser = args::bytes, default_value = "4KiB")]
     receive_buffer: usize,
     /// Connections to open per second.
-    #[arg(long, default_value_t = 5_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 5_000.0)]
     rate: f64,
     /// How long those who stopped read again at the end.
     #[arg(long, value_parser = parse_duration, default_value = "5s")]
@@ -89,10 +88,6 @@ type Sided = Side<Fanout, Stalled>;
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.consumers == 0 || args.well_behaved == 0 || args.size > LONGEST_PAYLOAD {
-        let wrong = format!("--consumers and --well-behaved above zero, --size {LONGEST_PAYLOAD} at most");
-        return Err(Failure::Asked(wrong));
-    }
     let server = shared.server()?;
     let everybody = args.consumers + args.well_behaved + 1;
     let plan = shared.plan(Some(&args.path), everybody)?;

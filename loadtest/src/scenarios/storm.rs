@@ -43,16 +43,16 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Connections to cut.
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 50_000)]
     connections: u32,
     /// Connections to open per second before the storm.
-    #[arg(long, default_value_t = 5_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 5_000.0)]
     rate: f64,
     /// Connections that try to come back per second; by default all at once.
     #[arg(long)]
     return_rate: Option<f64>,
     /// Handshakes of each client thread under way at once.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 1024)]
     under_way: u32,
     /// How long who was refused waits before the next try: between half of it and one and a half.
     #[arg(long, value_parser = parse_duration, default_value = "1s")]
@@ -61,7 +61,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 200)]
     bystanders: u32,
     /// Messages per second of the bystanders, all together.
-    #[arg(long, default_value_t = 2_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 2_000.0)]
     bystander_rate: f64,
     /// How long the bystanders echo before the first storm.
     #[arg(long, value_parser = args::seconds, default_value = "5")]
@@ -109,9 +109,6 @@ type Part = Side<Echo, Storm>;
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.connections == 0 || args.under_way == 0 || args.rate.is_nan() || args.rate <= 0.0 {
-        return Err(Failure::Asked("--connections, --under-way and --rate must be above zero".into()));
-    }
     let server = shared.server()?;
     let plan = shared.plan(None, args.everybody())?;
     let party = party(args)?;

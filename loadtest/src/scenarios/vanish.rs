@@ -38,13 +38,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Connections that fall silent.
-    #[arg(long, default_value_t = 5_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 5_000)]
     connections: u32,
     /// Connections that go on answering pings.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 200)]
     healthy: u32,
     /// Connections to open per second.
-    #[arg(long, default_value_t = 5_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 5_000.0)]
     rate: f64,
     /// How long all answer pings before most fall silent.
     #[arg(long, value_parser = parse_duration, default_value = "2s")]
@@ -81,9 +81,6 @@ impl Args {
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.connections == 0 || args.healthy == 0 || args.rate.is_nan() || args.rate <= 0.0 {
-        return Err(Failure::Asked("--connections, --healthy and --rate must be above zero".into()));
-    }
     let server = shared.server()?;
     let everybody = args.connections + args.healthy;
     let plan = shared.plan(None, everybody)?;

@@ -20,7 +20,7 @@ use crate::board::Phase;
 use crate::crew::{Crew, Gathered};
 use crate::failure::Failure;
 use crate::fault::Fault;
-use crate::frames::{LONGEST_PAYLOAD, MessageKind};
+use crate::frames::MessageKind;
 use crate::probe::{Server, Usage, Window, slab_bytes, socket_objects};
 use crate::progress::Progress;
 use crate::ramp::Ramp;
@@ -43,7 +43,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     shared: Shared,
     /// Quiet connections to hold.
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 100_000)]
     connections: u32,
     /// Path of the quiet ones, where they hear what is said to all.
     #[arg(long, default_value = "/hall")]
@@ -52,10 +52,10 @@ pub(crate) struct Args {
     #[arg(long, default_value = "/rooms/all")]
     speak_path: String,
     /// Connections that echo, at the path of the URL.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = args::above_zero(), default_value_t = 200)]
     hot: u32,
     /// Quiet connections to open per second.
-    #[arg(long, default_value_t = 20_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 20_000.0)]
     rate: f64,
     /// Connections at which the slope of memory begins.
     #[arg(long, default_value_t = 10_000)]
@@ -76,7 +76,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 9)]
     broadcasts: u32,
     /// Echoes per second beside the broadcasts, all bystanders together.
-    #[arg(long, default_value_t = 2_000.0)]
+    #[arg(long, value_parser = args::rate, default_value_t = 2_000.0)]
     bystander_rate: f64,
     /// Bytes of a message.
     #[arg(long, value_parser = args::size, default_value = "128")]
@@ -135,10 +135,6 @@ struct Run<'a> {
 /// The server is not there, or this machine has no room; faults of single connections are in the report.
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let shared = &args.shared;
-    if args.connections == 0 || args.hot == 0 || args.size > LONGEST_PAYLOAD {
-        let wrong = format!("--connections and --hot must be above zero, --size {LONGEST_PAYLOAD} at most");
-        return Err(Failure::Asked(wrong));
-    }
     let reference =
         args.reference.as_deref().map(|path| Reference::read(path, args.connections)).transpose()?;
     let server = shared.server()?;
