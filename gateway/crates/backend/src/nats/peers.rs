@@ -19,7 +19,13 @@ use super::subjects::{self, Subjects};
 use crate::bus::BusFuture;
 use crate::bus_stats::BusStats;
 use crate::peers::{Beat, CALLS_MAX, CallError, Ear, Heard, News, Peers, Subject, Taker, take};
+use crate::presence::BEAT_EVERY;
 use crate::proto;
+
+/// How long room is waited for before the socket: a server that takes nothing must not keep a node from its next beat, nor
+/// from what others say.
+const SAID_WITHIN: Duration = Duration::from_secs(1);
+const _: () = assert!(SAID_WITHIN.as_millis() < BEAT_EVERY.as_millis());
 
 /// Other nodes of this NATS.
 pub(super) struct Nodes {
@@ -62,11 +68,11 @@ impl Nodes {
         Ok((nodes, listener))
     }
 
-    /// Publishes, unless the bus is away. Never waits for one: the node beats and hears others in one task.
+    /// Publishes, unless the bus is away or takes nothing for [`SAID_WITHIN`]: the node beats and hears others in one task.
     async fn say(&self, subject: String, headers: HeaderMap, said: Vec<u8>) {
         // Whoever misses one hears the next.
         let publish = self.link.client.publish_with_headers(subject, headers, said.into());
-        let _ = self.link.unless_lost(publish).await;
+        let _ = tokio::time::timeout(SAID_WITHIN, self.link.unless_lost(publish)).await;
     }
 }
 
@@ -106,7 +112,8 @@ impl Peers for Nodes {
     fn answer<'a>(&'a self, reply_to: &'a str, answer: Bytes) -> BusFuture<'a, ()> {
         Box::pin(async move {
             // Nobody waits for an answer that cannot be published.
-            let _ = self.link.unless_lost(self.link.client.publish(reply_to.to_owned(), answer)).await;
+            let publish = self.link.unless_lost(self.link.client.publish(reply_to.to_owned(), answer));
+            let _ = tokio::time::timeout(SAID_WITHIN, publish).await;
         })
     }
 
@@ -115,7 +122,7 @@ impl Peers for Nodes {
             self.say(self.subjects.presence(), HeaderMap::new(), beat.write()).await;
             if beat.leaves {
                 // Nobody publishes after this who would flush it.
-                let _ = tokio::time::timeout(Duration::from_secs(1), self.link.client.flush()).await;
+                let _ = tokio::time::timeout(SAID_WITHIN, self.link.client.flush()).await;
             }
         })
     }

@@ -8,9 +8,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backend::peers::Beat;
+use backend::presence::BEAT_EVERY;
 use backend::{BusState, Excluded, PublishError};
 use bridge::message::Bytes;
-use bridge::{Address, Channel, ConnId, Epoch, Kind, Message};
+use bridge::{Address, Channel, ConnId, Epoch, Kind, Message, NodeName};
 use tokio::time::Instant;
 
 use self::node::{Node, Pair, Which};
@@ -324,4 +326,27 @@ async fn a_nats_node_is_deaf_when_its_server_says_nothing_and_before_it_gives_th
     pair.freeze(false);
     pair.here().until("it hears again", |node| !node.bus.is_deaf()).await;
     assert_eq!(pair.here().bus.stats().unwrap().losses.value(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nats_server_that_takes_nothing_does_not_keep_a_node_from_its_next_beat() {
+    let mut pair = Pair::start(Which::Nats).await;
+    pair.freeze(true);
+    let bus = Arc::clone(&pair.here().bus);
+    let (room, large) = (channel("room.1"), Message::copy_from(Kind::Binary, &[0; 100_000]));
+    // Until the socket, the library's buffer and its queue of commands are full.
+    while tokio::time::timeout(Duration::from_millis(300), bus.forward(&room, &large)).await.is_ok() {
+        assert_eq!(bus.state(), BusState::Up, "it is full before the link is given up");
+    }
+    let beat = Beat {
+        node: NodeName::parse("a").unwrap(),
+        epoch: Epoch(1),
+        number: 1,
+        leaves: false,
+        kept_out: None,
+    };
+    let said = tokio::time::timeout(BEAT_EVERY, bus.peers().unwrap().beat(beat)).await;
+    assert!(said.is_ok(), "it keeps the node from its next beat");
+    assert_eq!(bus.state(), BusState::Up, "it is not for the loss that it waits no more");
+    pair.freeze(false);
 }
