@@ -160,6 +160,34 @@ fn over_jetstream_whoever_waits_for_it_keeps_nobody_else_waiting() {
     wait_alone(server, true);
 }
 
+#[test]
+fn what_clients_published_while_it_was_away_is_said_before_a_node_that_is_stopped_ends() {
+    let mut server = NatsServer::start_with_jetstream();
+    let stream = r#"{"name":"SAID","subjects":["gateway.channel.>"],"storage":"file"}"#;
+    let made = Nats::connect(server.port).ask("$JS.API.STREAM.CREATE.SAID", stream);
+    assert!(made.text().contains("\"created\""), "{}", made.text());
+    let url = server.url();
+    let a = Gateway::start(&format!(
+        "[node]\nname = 'a'\n[drain]\naccept_seconds = 0\n[bus]\nkind = 'nats'\n[bus.nats]\nservers = ['{url}']\n\
+         [[route]]\nname = 'room'\npath = '/room'\nsubscribe = ['room']\ninbound = {{ publish = 'room' }}\n"
+    ));
+    a.until("the bus is there", |m| m.value(UP) == 1.0);
+    let mut client = a.client("/room");
+    server.kill();
+    a.until("the bus is away", |m| m.value(UP) == 0.0);
+    for number in 0..3 {
+        client.echoes(&format!("waits {number}"));
+    }
+    client.leave();
+    a.until_only(0);
+    server.run();
+    a.until("the bus is back", |m| m.value(UP) == 1.0);
+    a.stop();
+    let info = Nats::connect(server.port).ask("$JS.API.STREAM.INFO.SAID", "");
+    let info: serde_json::Value = serde_json::from_str(info.text()).unwrap();
+    assert_eq!(info["state"]["messages"], 3, "{info}");
+}
+
 /// What a server takes that is told to take little, and what of it is left beside headers.
 const SERVER_TAKES: usize = 4096;
 const CARRIED: usize = SERVER_TAKES - 1024;

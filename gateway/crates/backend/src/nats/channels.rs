@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use async_nats::{HeaderMap, Subscriber};
 use bridge::{Channel, ConnId, Kind, Message};
-use futures_util::StreamExt;
+use futures_util::{FutureExt as _, StreamExt};
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::SelectAll;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::link::Link;
 use super::subjects::{self, Subjects, content_type, message_of};
@@ -176,11 +176,17 @@ impl Speaker {
     }
 
     /// Carries what clients publish. While the bus is away it waits here, and then in the mailbox; and a little longer, so
-    /// that other nodes have subscribed again before it is said.
-    pub(super) async fn carry(self, mut outgoing: Outgoing) {
+    /// that other nodes have subscribed again before it is said. Once stopped it says what waits at once, and comes back.
+    pub(super) async fn carry(self, mut outgoing: Outgoing, mut stopped: watch::Receiver<bool>) {
         let mut losses = self.link.standing().losses;
         loop {
-            let publish = outgoing.next().await;
+            let publish = tokio::select! {
+                publish = outgoing.next() => publish,
+                () = is_so(&mut stopped) => match outgoing.next().now_or_never() {
+                    Some(publish) => publish,
+                    None => return,
+                },
+            };
             loop {
                 if !self.link.up().await {
                     return;
@@ -190,9 +196,17 @@ impl Speaker {
                     break;
                 }
                 losses = standing.losses;
-                tokio::time::sleep(OTHERS_RETURN_WITHIN).await;
+                tokio::select! {
+                    () = tokio::time::sleep(OTHERS_RETURN_WITHIN) => {}
+                    () = is_so(&mut stopped) => {}
+                }
             }
             self.publish(&publish.channel, &publish.message, None).await;
         }
     }
+}
+
+/// Waits until it is so, or never will be otherwise.
+async fn is_so(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }

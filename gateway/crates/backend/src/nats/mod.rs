@@ -68,15 +68,23 @@ pub struct Options {
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
+/// Tasks that end when the shards have.
+struct Last {
+    /// Has told all events when the pump ends.
+    teller: JoinHandle<()>,
+    /// Has carried all publishes of clients when it is stopped.
+    carrier: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
 /// The bus.
 pub struct Nats {
     link: Link,
     speaker: Speaker,
     stats: Arc<BusStats>,
-    beyond: Arc<Beyond>,
     nodes: Nodes,
     /// Those that end when the shards have.
-    last: Mutex<Vec<JoinHandle<()>>>,
+    last: Mutex<Option<Last>>,
     /// Those that end with the program.
     tasks: Vec<JoinHandle<()>>,
 }
@@ -128,7 +136,7 @@ impl Nats {
         };
         let mut tasks = vec![
             inbox,
-            watch(watcher, Arc::clone(&stats), Arc::clone(&beyond), Arc::clone(&routes)),
+            watch(watcher, Arc::clone(&stats), beyond, Arc::clone(&routes)),
             tokio::spawn(subscriptions.run()),
             tokio::spawn(listener.run()),
             tokio::spawn(channels::listen(heard, of_channels)),
@@ -138,7 +146,6 @@ impl Nats {
                 incoming.clone(),
                 Arc::clone(&stats),
             )),
-            tokio::spawn(speaker.clone().carry(outgoing)),
             tokio::spawn(replies.listen()),
             tokio::spawn(answers.deliver(to_connections, incoming)),
             tokio::spawn(tell_gaps(
@@ -149,13 +156,16 @@ impl Nats {
                 switchboard.mailboxes().to_vec(),
             )),
         ];
-        let last = if options.jetstream {
+        let (stop, stopped) = watch::channel(false);
+        let carrier = tokio::spawn(speaker.clone().carry(outgoing, stopped));
+        let teller = if options.jetstream {
             tokio::spawn(teller.jetstream(feed, settler))
         } else {
             tasks.push(tokio::spawn(capture::watch(link.clone(), requests, subjects, routes, clear)));
             tokio::spawn(direct::run(teller, feed, settler))
         };
-        Ok(Self { link, speaker, stats, beyond, nodes, last: Mutex::new(vec![last]), tasks })
+        let last = Mutex::new(Some(Last { teller, carrier, stop }));
+        Ok(Self { link, speaker, stats, nodes, last, tasks })
     }
 }
 
@@ -200,18 +210,16 @@ impl Bus for Nats {
     }
 
     fn stop(&self) -> BusFuture<'_, ()> {
-        let last = std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner));
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
         Box::pin(async move {
-            let orderly = async {
-                for task in last {
-                    let _ = task.await;
-                }
-                // Nobody publishes any more, so what clients have published only becomes less.
-                while self.beyond.depth() > 0 {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
+            let Some(Last { teller, carrier, stop }) = last else { return };
+            // Nobody publishes any more.
+            stop.send_replace(true);
+            let said = |task: JoinHandle<()>| async {
+                let _ = task.await;
                 let _ = self.link.client.flush().await;
             };
+            let orderly = async { tokio::join!(said(teller), said(carrier)) };
             let _ = tokio::time::timeout(STOP_WITHIN, orderly).await;
             self.tasks.iter().for_each(JoinHandle::abort);
         })
