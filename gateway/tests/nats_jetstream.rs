@@ -5,7 +5,7 @@
 
 mod harness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use harness::{Client, Gateway, Metrics, Nats, NatsServer};
@@ -37,6 +37,28 @@ fn replay(server: &NatsServer) -> Nats {
     nats.subscribe("replay");
     assert!(!made.text().contains("\"error\""), "{}", made.text());
     nats
+}
+
+#[test]
+fn a_gap_that_no_stream_takes_at_first_is_told_once_there_is_one() {
+    let mut server = NatsServer::start_with_jetstream();
+    let gateway = gateway(&server);
+    gateway.until("the bus is there", |m| m.value("gateway_bus_up{bus=\"nats\"}") == 1.0);
+    server.kill();
+    gateway.until("the bus is away", |m| m.value("gateway_bus_up{bus=\"nats\"}") == 0.0);
+    server.run();
+    gateway.until("nobody takes it", |m| m.value("gateway_bus_inbound_retries_total") >= PARTITIONS as f64);
+    make_stream(&server);
+    let mut stream = replay(&server);
+    let mut subjects = BTreeSet::new();
+    for _ in 0..PARTITIONS {
+        let gap = stream.hear();
+        assert_eq!((gap.header("Gateway-Event"), gap.header("Gateway-Node")), ("gap", "a"));
+        assert!(gap.header("Nats-Msg-Id").starts_with("a."), "a repetition is known");
+        assert!(subjects.insert(gap.subject.clone()), "{subjects:?}");
+    }
+    assert_eq!(gateway.metrics().value("gateway_bus_inbound_left_out_total"), 0.0);
+    gateway.stop();
 }
 
 #[test]

@@ -26,7 +26,7 @@ const COUNTERS: [Figure; 22] = [
     ("gateway_bus_no_responders_total", |s| s.no_responders.value(), "Inbound events that nobody on the bus listened to."),
     ("gateway_bus_inbound_total", |s| s.inbound.value(), "Inbound events that the bus has."),
     ("gateway_bus_inbound_retries_total", |s| s.inbound_retries.value(), "Attempts to hand an inbound event to the bus that failed and were made again."),
-    ("gateway_bus_inbound_left_out_total", |s| s.inbound_left_out.value(), "Inbound events given up, because the bus was away and the route says so, or because they are larger than it takes."),
+    ("gateway_bus_inbound_left_out_total", |s| s.inbound_left_out.value(), "Inbound events given up, because the bus was away and the route says so, or because they are larger than it takes; and gaps that nobody could be told of."),
     ("gateway_bus_calls_total", |s| s.calls.value(), "Calls to other nodes."),
     ("gateway_bus_calls_unanswered_total", |s| s.calls_unanswered.value(), "Calls to other nodes that had no answer in time."),
     ("gateway_bus_calls_left_out_total", |s| s.calls_left_out.value(), "Calls to other nodes that were not made, because too many waited for answers."),

@@ -58,7 +58,7 @@ bus_stats! {
     inbound,
     /// Attempts to hand over an inbound event that failed and were made again.
     inbound_retries,
-    /// Inbound events given up because the bus was away and the route says so.
+    /// Inbound events given up because the bus was away and the route says so; and gaps that nobody could be told of.
     inbound_left_out,
     /// Calls to other nodes.
     calls,

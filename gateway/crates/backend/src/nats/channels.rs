@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use async_nats::{HeaderMap, Subscriber};
 use bridge::{Channel, ConnId, Kind, Message};
-use futures_util::{FutureExt as _, StreamExt};
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::SelectAll;
+use futures_util::{FutureExt as _, StreamExt};
 use tokio::sync::{mpsc, watch};
 
 use super::link::Link;

@@ -5,6 +5,7 @@
 //! wait says so; its events are given up then, also those behind events of routes that do.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bridge::Inbound;
 use bridge::inbound::Settled;
@@ -26,7 +27,7 @@ struct Round {
 }
 
 /// Runs until there are no more events and none waits.
-pub(super) async fn run(teller: Teller, mut feed: Feed, mut settler: Settler) {
+pub(super) async fn run(teller: Arc<Teller>, mut feed: Feed, mut settler: Settler) {
     let (mut standing, mut is_clear) = (teller.link.watch(), teller.is_clear.clone());
     let mut tick = tokio::time::interval(SETTLE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -48,7 +48,7 @@ pub(super) struct Teller {
 }
 
 /// Why an event did not get there.
-enum Failed {
+pub(super) enum Failed {
     /// The bus was lost: again, as soon as it stands.
     Lost,
     /// Nobody takes it: no stream, or one that is full or says nothing. Again, later.
@@ -60,8 +60,8 @@ enum Failed {
 impl Teller {
     /// JetStream: a task for each partition, one that settles, and this one, which reads the feed on, whatever happens: the
     /// pump must not wait. The tasks have room for all that the quota lets out.
-    pub(super) async fn jetstream(self, mut feed: Feed, settler: Settler) {
-        let teller = Arc::new(self);
+    pub(super) async fn jetstream(self: Arc<Self>, mut feed: Feed, settler: Settler) {
+        let teller = self;
         let (done, dones) = mpsc::channel::<Settled>(SETTLED_MAX);
         let lanes: Vec<mpsc::Sender<Inbound>> = (0..teller.node.partitions)
             .map(|_| {
@@ -106,7 +106,7 @@ impl Teller {
                     () = self.link.lost_since(standing.losses) => continue,
                 }
             }
-            match self.store(inbound).await {
+            match self.attempt(inbound).await {
                 Ok(()) => {
                     if let Some(turn) = turn {
                         turn.succeeded();
@@ -179,8 +179,18 @@ impl Teller {
     }
 
     /// JetStream: one attempt.
-    async fn store(&self, inbound: &Inbound) -> Result<(), Failed> {
+    async fn attempt(&self, inbound: &Inbound) -> Result<(), Failed> {
         let Said { subject, headers, payload, .. } = self.say(inbound).ok_or(Failed::Never)?;
+        self.store(subject, headers, payload).await
+    }
+
+    /// JetStream: puts something into the stream that has this subject. Once.
+    pub(super) async fn store(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), Failed> {
         // No answer can come after a loss, and the library takes only so much for a server that is not there.
         let asked = self.requests.ask(subject, headers, payload, ACK_WITHIN);
         let sent = self.link.unless_lost(asked).await;

@@ -1,7 +1,7 @@
 //! The NATS bus: joins nodes, and app servers that listen and answer.
 //!
 //! Owns the connection and the tasks around it: `link` keeps it, `login` says who we are, `channels` follow the node's interests and carry
-//! publishes, `inbound` tells events of routes, `replies` deliver to single connections,
+//! publishes, `inbound` tells events of routes and `gaps` from when to when it was away, `replies` deliver to single connections,
 //! `peers` ask other nodes and hear them. Delivery between nodes is at most
 //! once, as core NATS is; inbound events are at least once where JetStream is asked for. Refuses to publish inbound events
 //! where a stream listens that nobody asked for (`capture`): its acknowledgement would go to the client's address.
@@ -10,6 +10,7 @@ mod capture;
 mod channels;
 mod closing;
 mod direct;
+mod gaps;
 mod inbound;
 mod lane;
 mod link;
@@ -24,13 +25,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use bridge::{Beyond, Channel, ConnId, Mailbox, Message};
+use bridge::{Beyond, Channel, ConnId, Message};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::channels::{Speaker, Subscriptions};
 use self::closing::Closing;
+use self::gaps::Gaps;
 use self::inbound::Teller;
 use self::link::{Link, Standing, Watcher};
 pub use self::login::Login;
@@ -41,7 +42,7 @@ use self::subjects::Subjects;
 use crate::arrivals::Arrivals;
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
-use crate::joint::{Joint, Node, RouteOnBus, Routes, close_gap};
+use crate::joint::{Joint, RouteOnBus, Routes};
 use crate::peers::Peers;
 use crate::trouble::Trouble;
 
@@ -99,7 +100,8 @@ impl Nats {
             joint;
         let (link, watcher) = Link::connect(options, &stats, node.wall_ms).await?;
         let subjects = Subjects::new(&node);
-        let (requests, inbox) = Requests::subscribe(&link, lane::under_way_max(node.partitions)).await?;
+        let asked_max = lane::under_way_max(node.partitions) + gaps::TOLD_AT_ONCE;
+        let (requests, inbox) = Requests::subscribe(&link, asked_max).await?;
         let inbox = tokio::spawn(inbox.run());
         // Until it is known that no stream takes them, events of core mode wait.
         let (clear, is_clear) = watch::channel(false);
@@ -124,7 +126,7 @@ impl Nats {
             stats: Arc::clone(&stats),
             ears,
         };
-        let teller = Teller {
+        let teller = Arc::new(Teller {
             link: link.clone(),
             requests: requests.clone(),
             subjects: subjects.clone(),
@@ -133,7 +135,7 @@ impl Nats {
             closing: Closing::new(switchboard.mailboxes().to_vec()),
             stats: Arc::clone(&stats),
             is_clear,
-        };
+        });
         let mut tasks = vec![
             inbox,
             watch(watcher, Arc::clone(&stats), beyond, Arc::clone(&routes)),
@@ -148,13 +150,7 @@ impl Nats {
             )),
             tokio::spawn(replies.listen()),
             tokio::spawn(answers.deliver(to_connections, incoming)),
-            tokio::spawn(tell_gaps(
-                link.clone(),
-                subjects.clone(),
-                node,
-                Arc::clone(&routes),
-                switchboard.mailboxes().to_vec(),
-            )),
+            tokio::spawn(Gaps::new(&teller, options.jetstream, &switchboard).run()),
         ];
         let (stop, stopped) = watch::channel(false);
         let carrier = tokio::spawn(speaker.clone().carry(outgoing, stopped));
@@ -264,38 +260,5 @@ fn tell_of_size(server_takes: usize, routes: &[RouteOnBus]) {
             routes,
             "with its headers, the longest message is too much for NATS"
         );
-    }
-}
-
-/// After each loss, tells app servers from when to when their messages may have reached nobody.
-async fn tell_gaps(link: Link, subjects: Subjects, node: Node, routes: Arc<Routes>, mailboxes: Vec<Mailbox>) {
-    let mut standing = link.watch();
-    let mut known = *standing.borrow_and_update();
-    let mut since = known.heard_until_ms;
-    while standing.changed().await.is_ok() {
-        let now = *standing.borrow_and_update();
-        if known.is_up && (!now.is_up || now.losses > known.losses) {
-            since = now.heard_until_ms;
-            tracing::warn!("the bus is away: nats");
-        }
-        if now.is_up && (!known.is_up || now.losses > known.losses) {
-            let until = (node.wall_ms)();
-            tracing::warn!(away_ms = until.saturating_sub(since), "the bus is back: nats");
-            close_gap(&routes, &mailboxes).await;
-            for route in routes.now().iter().filter(|route| route.tells_bus) {
-                for partition in 0..node.partitions {
-                    let mut headers = HeaderMap::new();
-                    headers.insert(subjects::EVENT, "gap");
-                    headers.insert(subjects::NODE, node.name.as_str());
-                    headers.insert(subjects::EPOCH, node.epoch.to_string());
-                    headers.insert(subjects::ROUTE, &*route.name);
-                    headers.insert(subjects::CONTENT_TYPE, "application/json");
-                    let body = serde_json::json!({ "from_ms": since, "to_ms": until }).to_string();
-                    let subject = subjects.inbound(&route.name, partition);
-                    let _ = link.client.publish_with_headers(subject, headers, body.into()).await;
-                }
-            }
-        }
-        known = now;
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 /// Pauses between attempts, from the first to the longest.
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(1);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// The right to ask again, and the pause after the next refusal.
 pub(super) struct Patience(Mutex<Duration>);
