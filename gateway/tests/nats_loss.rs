@@ -247,3 +247,26 @@ fn what_is_larger_than_the_server_takes_is_refused_to_its_sender() {
     hears.hears(&more);
     a.stop();
 }
+
+#[test]
+fn before_a_server_has_said_what_it_takes_nothing_is_taken_that_most_would_refuse() {
+    let mut server = NatsServer::configured("max_payload: 2097152");
+    server.kill();
+    let url = server.url();
+    let a = Gateway::start(&format!(
+        "[node]\nname = 'a'\n[http]\naddress = '127.0.0.1:0'\nrequest_bytes = '2MiB'\n[backlog]\nbytes = '2MiB'\n[bus]\nkind = 'nats'\n[bus.nats]\nservers = ['{url}']\n\
+         [[route]]\nname = 'room'\npath = '/room'\nsubscribe = ['room']\nmessage_bytes = '2MiB'\n\
+         inbound = {{ publish = 'room' }}\n"
+    ));
+    let (most, more) = ("x".repeat((1 << 20) - 1024), "x".repeat((1 << 20) - 1023));
+    let (mut speaks, mut hears) = (a.client("/room"), a.client("/room"));
+    speaks.echoes(&most);
+    hears.hears(&most);
+    speaks.say(&more);
+    assert_eq!(speaks.told_to_go().0, 1009);
+    a.http().post("/v1/channels/room/messages", "text/plain", more.as_bytes()).problem(413, "too_large");
+    server.run();
+    a.until("the bus is there", |m| m.value(UP) == 1.0);
+    hears.echoes(&more);
+    a.stop();
+}

@@ -35,7 +35,8 @@ pub enum PublishError {
     Busy,
     /// The bus is away. This node's subscribers got the message, nobody else did.
     Away,
-    /// It is larger than the bus carries. Nobody got the message.
+    /// It is larger than the bus carries. Nobody got the message, unless the bus has just begun to carry less: then this node's
+    /// subscribers alone.
     TooLarge,
 }
 
@@ -82,7 +83,7 @@ pub trait Bus: Send + Sync {
     /// [`crate::Outgoing`].
     ///
     /// # Errors
-    /// [`PublishError::Away`].
+    /// [`PublishError::Away`], or [`PublishError::TooLarge`] where the bus has just begun to carry less.
     fn forward<'a>(
         &'a self,
         channel: &'a Channel,

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use async_nats::client::PublishErrorKind;
 use async_nats::{HeaderMap, Subscriber};
 use bridge::{Channel, ConnId, Kind, Message};
 use futures_util::future::{AbortHandle, Abortable};
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::link::Link;
 use super::subjects::{self, Subjects, content_type, message_of};
 use crate::arrivals::{Arrivals, Queue};
+use crate::bus::PublishError;
 use crate::bus_stats::BusStats;
 use crate::incoming::Incoming;
 use crate::interests::{Interests, reconcile};
@@ -157,8 +159,16 @@ impl Speaker {
         Self { link, subjects, stats, text: of(Kind::Text), binary: of(Kind::Binary) }
     }
 
-    /// Hands a message to the client library, which has it on its way when there is room.
-    pub(super) async fn publish(&self, channel: &Channel, message: &Message, exclude: Option<&ConnId>) {
+    /// Hands a message to the client library, which has it on its way when there is room. What is not handed over is counted.
+    ///
+    /// # Errors
+    /// As [`PublishError`] says; the bus has not got it then.
+    pub(super) async fn publish(
+        &self,
+        channel: &Channel,
+        message: &Message,
+        exclude: Option<&ConnId>,
+    ) -> Result<(), PublishError> {
         let mut headers = match message.kind() {
             Kind::Text => self.text.clone(),
             Kind::Binary => self.binary.clone(),
@@ -168,11 +178,14 @@ impl Speaker {
         }
         let subject = self.subjects.channel(channel);
         let payload = message.payload().clone();
-        match self.link.client.publish_with_headers(subject, headers, payload).await {
-            Ok(()) => self.stats.forwarded.add(1),
-            // It is larger than the server takes.
-            Err(_) => self.stats.left_out.add(1),
-        }
+        let published = self.link.client.publish_with_headers(subject, headers, payload).await;
+        let count = if published.is_ok() { &self.stats.forwarded } else { &self.stats.left_out };
+        count.add(1);
+        published.map_err(|error| match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge,
+            // The client has ended, and with it the program.
+            _ => PublishError::Away,
+        })
     }
 
     /// Carries what clients publish. While the bus is away it waits here, and then in the mailbox; and a little longer, so
@@ -201,7 +214,8 @@ impl Speaker {
                     () = is_so(&mut stopped) => {}
                 }
             }
-            self.publish(&publish.channel, &publish.message, None).await;
+            // Counted; whoever said it has been told already that it was said.
+            let _ = self.publish(&publish.channel, &publish.message, None).await;
         }
     }
 }

@@ -52,6 +52,10 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// What our headers may take of a message, in bytes: those of an event with the longest names there are.
 const HEADERS_BYTES_MAX: usize = 1024;
 
+/// What a server is taken to take, headers and payload, before one has said: what it takes unless it is told otherwise. Guessing
+/// more would let messages reach this node alone.
+const MESSAGE_BYTES_AT_FIRST: usize = 1 << 20;
+
 /// How NATS is reached.
 #[derive(Clone, Default)]
 pub struct Options {
@@ -100,6 +104,8 @@ impl Nats {
             joint;
         let (link, watcher) = Link::connect(options, &stats, node.wall_ms).await?;
         let subjects = Subjects::new(&node);
+        let most = link.standing().message_bytes_max.unwrap_or(MESSAGE_BYTES_AT_FIRST);
+        beyond.carry_at_most(most.saturating_sub(HEADERS_BYTES_MAX));
         let asked_max = lane::under_way_max(node.partitions) + gaps::TOLD_AT_ONCE;
         let (requests, inbox) = Requests::subscribe(&link, asked_max).await?;
         let inbox = tokio::spawn(inbox.run());
@@ -190,9 +196,9 @@ impl Bus for Nats {
     ) -> BusFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
             let published = self.link.unless_lost(self.speaker.publish(channel, message, exclude)).await;
-            published.ok_or_else(|| {
+            published.unwrap_or_else(|| {
                 self.stats.left_out.add(1);
-                PublishError::Away
+                Err(PublishError::Away)
             })
         })
     }

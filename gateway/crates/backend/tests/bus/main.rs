@@ -335,7 +335,7 @@ async fn a_nats_server_that_takes_nothing_does_not_keep_a_node_from_its_next_bea
     let bus = Arc::clone(&pair.here().bus);
     let (room, large) = (channel("room.1"), Message::copy_from(Kind::Binary, &[0; 100_000]));
     // Until the socket, the library's buffer and its queue of commands are full.
-    while tokio::time::timeout(Duration::from_millis(300), bus.forward(&room, &large)).await.is_ok() {
+    while tokio::time::timeout(Duration::from_millis(300), bus.forward(&room, &large, None)).await.is_ok() {
         assert_eq!(bus.state(), BusState::Up, "it is full before the link is given up");
     }
     let beat = Beat {
@@ -349,4 +349,14 @@ async fn a_nats_server_that_takes_nothing_does_not_keep_a_node_from_its_next_bea
     assert!(said.is_ok(), "it keeps the node from its next beat");
     assert_eq!(bus.state(), BusState::Up, "it is not for the loss that it waits no more");
     pair.freeze(false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_nats_server_does_not_take_is_not_called_published() {
+    let mut pair = Pair::start(Which::Nats).await;
+    // Whoever asks first is refused before; the server may have changed since.
+    let large = Message::copy_from(Kind::Binary, &vec![0; 2 << 20]);
+    let bus = Arc::clone(&pair.here().bus);
+    assert_eq!(bus.forward(&channel("room.1"), &large, None).await, Err(PublishError::TooLarge));
+    assert_eq!(bus.stats().unwrap().left_out.value(), 1);
 }
