@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::bus_stats::BusStats;
 
 /// Messages that may wait.
-const MESSAGES_MAX: usize = 16_384;
+pub(crate) const MESSAGES_MAX: usize = 16_384;
 /// Their bytes.
 const BYTES_MAX: usize = 64 << 20;
 

@@ -29,9 +29,10 @@ const GIVEN_UP_AFTER: Duration = PING_EVERY.saturating_mul(3);
 const _: () = assert!(GIVEN_UP_AFTER.as_millis() < LOST_AFTER.as_millis());
 /// How long a start waits for a server.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// Messages of one subscription that may wait for its task, which waits for nobody. What comes faster than it runs is dropped,
-/// counted as overrun. So many are read in one go when they are small.
-const SUBSCRIPTION_MESSAGES_MAX: usize = 2048;
+/// Messages of one subscription that may wait for its task, which waits for nobody; what comes faster than it runs is dropped,
+/// counted as overrun. The library reads up to eight megabytes before it lets anybody else run, many thousand messages where
+/// they are small: so a burst needs as much room here as in `arrivals`, and in bytes it is bounded by that reading.
+const SUBSCRIPTION_MESSAGES_MAX: usize = crate::arrivals::MESSAGES_MAX;
 /// Commands that may wait for the socket.
 const CLIENT_COMMANDS_MAX: usize = 2048;
 /// The pause between two attempts is this, doubled with each attempt up to so often: 320 ms at last, and 5 s where a server

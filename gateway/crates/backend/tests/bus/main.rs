@@ -124,6 +124,23 @@ async fn requests_beyond_those_that_may_wait_for_an_answer_are_delivered_and_cou
     assert_eq!(stats.answers_left_out.value(), MORE);
 }
 
+/// On one thread, where nobody else runs while the library reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_burst_of_small_messages_on_one_channel_of_nats_is_heard_whole() {
+    const MESSAGES: u64 = 12_000;
+    let mut pair = Pair::start(Which::Nats).await;
+    let room = channel("room.1");
+    pair.there().join(&room);
+    pair.settled(1).await;
+    let nats = pair.nats().await;
+    for number in 0..MESSAGES {
+        nats.publish("gateway.channel.room.1", number.to_string().into()).await.unwrap();
+    }
+    nats.flush().await.unwrap();
+    pair.there().until("all are heard", |node| node.heard.len() as u64 == MESSAGES).await;
+    assert_eq!(pair.there().bus.stats().unwrap().overrun.value(), 0);
+}
+
 async fn a_publisher_is_heard_in_order_once_and_by_nobody_else(which: Which) {
     const MESSAGES: u32 = 500;
     let mut pair = Pair::start(which).await;
