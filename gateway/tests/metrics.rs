@@ -122,6 +122,43 @@ fn the_readme_explains_exactly_what_is_shown() {
     gateway.stop();
 }
 
+/// Values of the labels whose values are a closed set that whoever reads a figure has to know: metric and value. Those of
+/// `dry_run` are named by what they mean.
+fn values(exposition: &str) -> BTreeSet<(String, String)> {
+    const CLOSED: [&str; 7] = ["reason", "action", "limit", "by", "outcome", "policy", "step"];
+    let series = exposition.lines().filter(|line| !line.starts_with('#'));
+    let labelled = series.filter_map(|line| line.split_once('{'));
+    labelled
+        .flat_map(|(name, rest)| {
+            let labels = rest.split('}').next().unwrap().split(',').filter_map(|label| label.split_once('='));
+            let closed = labels.filter(|(label, _)| CLOSED.contains(label));
+            closed.map(|(_, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn the_readme_names_each_reason_that_is_counted() {
+    let gateway = lived();
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let row =
+        |name: &str| readme.lines().find(|row| row.starts_with("| `") && row.contains(&format!("`{name}{{")));
+    let exposition = gateway.metrics();
+    let values = values(exposition.text());
+    assert!(
+        values.contains(&("gateway_connections_ended_total".to_owned(), "idle".to_owned())),
+        "{values:?}"
+    );
+    let unnamed = values.iter().filter(|(name, value)| {
+        let row = row(name).unwrap_or_default();
+        // A row that ends in "…" says that it names the more usual ones.
+        !row.contains('…') && !row.contains(&format!("`{value}`"))
+    });
+    let unnamed: Vec<_> = unnamed.collect();
+    assert!(unnamed.is_empty(), "their rows in README.md do not name {unnamed:?}");
+    gateway.stop();
+}
+
 #[test]
 fn requests_are_counted_by_role_and_status_and_a_shard_by_its_age() {
     let gateway = Gateway::start("");
