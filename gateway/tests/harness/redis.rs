@@ -52,7 +52,7 @@ impl RedisServer {
     pub(crate) fn run(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
+        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
         let is_secure = self.arguments.iter().any(|argument| argument == "--tls-cert-file");
         let port = if is_secure { "--tls-port" } else { "--port" };
         command.args([port, &self.port.to_string(), "--dir"]).arg(self.folder.path());
