@@ -96,7 +96,7 @@ fn start(settings: &Settings) -> Result<Node, String> {
     let gate = Arc::new(Gate::new(node::gate_sizes(settings, plan)));
     let ((batch, batches), (order, orders)) = (mpsc::channel(BATCHES_MAX), mpsc::channel(ORDERS_MAX));
     let websocket_address = waiting.address;
-    announce(&name, epoch, plan, websocket_address, &http, grpc.as_ref());
+    announce((&name, epoch, plan), websocket_address, &http, grpc.as_ref(), &settings.routes);
     let running = waiting.go(&Blueprint {
         identity: Identity { node: name.clone(), epoch, shard: 0 },
         sizes: node::sizes(settings, plan),
@@ -233,12 +233,11 @@ pub(crate) fn runtime_connections(settings: &Settings) -> u64 {
 
 /// Says on standard output where to connect. The first line is for programs.
 fn announce(
-    name: &NodeName,
-    epoch: Epoch,
-    plan: Plan,
+    (name, epoch, plan): (&NodeName, Epoch, Plan),
     websocket: SocketAddr,
     http: &[(TcpListener, RoleSet)],
     grpc: Option<&TcpListener>,
+    routes: &[config::Route],
 ) {
     let address_of = |role: Role| {
         let listener = http.iter().find(|(_, roles)| roles.contains(role));
@@ -252,14 +251,27 @@ fn announce(
         line.push_str(&format!(" grpc={grpc}"));
     }
     if let Some(admin) = address_of(Role::Admin) {
-        line.push_str(&format!(
-            "\ntry it: open http://{admin}/ in two tabs, or websocat ws://{websocket}/rooms/lobby"
-        ));
+        line.push_str(&invitation(admin, websocket, routes));
     }
     // Whoever started it may have left, or read one line only: no reason not to serve.
     let _ = writeln!(std::io::stdout(), "{line}");
     let Plan { shards, connections, .. } = plan;
     tracing::info!(node = %name, %epoch, shards, connections, %websocket, "gateway started");
+}
+
+/// Where to try it: in the page, where it has a room to join, and on a path that leads somewhere.
+fn invitation(page: SocketAddr, websocket: SocketAddr, routes: &[config::Route]) -> String {
+    let rooms =
+        routes.iter().find(|route| route.name.as_str() == "rooms" && route.path.variables().count() == 1);
+    let Some(route) = rooms.or(routes.first()) else { return String::new() };
+    let pattern = route.path.to_string();
+    let segments = pattern.split('/').map(|segment| if segment.starts_with('{') { "lobby" } else { segment });
+    let path = segments.collect::<Vec<_>>().join("/");
+    if rooms.is_some() {
+        format!("\ntry it: open http://{page}/ in two tabs, or websocat ws://{websocket}{path}")
+    } else {
+        format!("\ntry it: websocat ws://{websocket}{path}, and watch http://{page}/")
+    }
 }
 
 impl Node {
@@ -328,5 +340,27 @@ impl Node {
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn whoever_starts_it_is_invited_to_a_path_that_there_is() {
+        let invited = |file: &str| {
+            let settings = config::load(file, []).unwrap();
+            let [page, websocket] = [81, 80].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+            invitation(page, websocket, &settings.routes)
+        };
+        assert!(
+            invited("").ends_with(
+                "open http://127.0.0.1:81/ in two tabs, or websocat ws://127.0.0.1:80/rooms/lobby"
+            )
+        );
+        let chat = "[[route]]\nname = 'chat'\npath = '/chat/{room}/in'\ninbound = 'echo'";
+        assert!(invited(chat).contains("websocat ws://127.0.0.1:80/chat/lobby/in, "), "{}", invited(chat));
     }
 }
