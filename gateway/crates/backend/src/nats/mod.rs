@@ -264,7 +264,7 @@ fn tell_of_size(server_takes: usize, routes: &[RouteOnBus]) {
             server_takes,
             carried,
             routes,
-            "with its headers, the longest message is too much for NATS"
+            "who sends more than `carried` bytes is closed with 1009: the NATS server takes `server_takes` (max_payload) with headers"
         );
     }
 }
