@@ -202,6 +202,23 @@ fn an_app_server_hears_what_a_connection_does_and_answers_it() {
 }
 
 #[test]
+fn what_an_app_server_says_at_once_into_a_channel_reaches_whoever_it_was_just_told_of() {
+    let server = NatsServer::start();
+    let a = node("a", &server);
+    let mut app = Nats::connect(server.port);
+    app.subscribe("gateway.inbound.texts.*");
+    for number in 0..10 {
+        let mut client = a.client(&format!("/texts/{number}"));
+        assert_eq!(app.hear().header("Gateway-Event"), "opened");
+        app.publish(&format!("gateway.channel.room.{number}"), b"welcome");
+        client.hears("welcome");
+        client.leave();
+        assert_eq!(app.hear().header("Gateway-Event"), "closed");
+    }
+    a.stop();
+}
+
+#[test]
 fn nobody_listening_is_counted_and_never_delivered() {
     let server = NatsServer::start();
     let a = node("a", &server);

@@ -136,6 +136,32 @@ fn plain_text_goes_out_as_each_route_wants_it() {
 }
 
 #[test]
+fn what_an_app_server_says_at_once_into_a_channel_reaches_whoever_it_was_just_told_of() {
+    let server = RedisServer::start();
+    let told =
+        "[[route]]\nname = 'told'\npath = '/told/{room}'\nsubscribe = ['room.{room}']\ninbound = 'bus'";
+    let a = node_with("a", &server, "", told);
+    let mut redis = Redis::connect(server.port);
+    let streams: Vec<String> =
+        (0..PARTITIONS).map(|partition| format!("gateway:inbound:told:{partition}")).collect();
+    streams.iter().for_each(|stream| redis.make_group(stream, "workers"));
+    let next = |redis: &mut Redis| loop {
+        if let Some((_, entry)) = redis.read_group("workers", &streams, 1).into_iter().next() {
+            return entry.field("event").to_owned();
+        }
+    };
+    for number in 0..10 {
+        let mut client = a.client(&format!("/told/{number}"));
+        assert_eq!(next(&mut redis), "opened");
+        redis.publish(&format!("gateway:channel:room.{number}"), b"welcome");
+        client.hears("welcome");
+        client.leave();
+        assert_eq!(next(&mut redis), "closed");
+    }
+    a.stop();
+}
+
+#[test]
 fn an_app_server_reads_what_a_connection_does_and_answers_it_and_nonsense_is_counted() {
     let server = RedisServer::start();
     let a = node("a", &server);

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bridge::{Channel, Interest, Switchboard};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What is gathered before a bus hears of it. Long enough for a storm to become few rounds, and nobody feels it.
 const GATHERING: Duration = Duration::from_millis(3);
@@ -20,12 +20,18 @@ pub struct Interests {
     dirty: Mutex<Dirty>,
     notify: Notify,
     capacity: usize,
+    /// Of the changes ever noted, how many the bus has followed.
+    followed: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct Dirty {
     channels: HashSet<Channel>,
     is_everything: bool,
+    /// Changes ever.
+    noted: u64,
+    /// Of these, those that the bus was told of.
+    told: u64,
 }
 
 /// What a bus has to look at.
@@ -41,7 +47,7 @@ impl Interests {
     /// An empty set for so many channels.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { dirty: Mutex::default(), notify: Notify::new(), capacity }
+        Self { dirty: Mutex::default(), notify: Notify::new(), capacity, followed: watch::Sender::new(0) }
     }
 
     /// Waits for changes, and a little for more of them. Nothing is lost when it is dropped half-way.
@@ -61,14 +67,34 @@ impl Interests {
         self.notify.notify_one();
     }
 
+    /// The bus has done what the changes ask for which it was told last.
+    pub fn has_followed(&self) {
+        let told = self.lock().told;
+        self.followed.send_replace(told);
+    }
+
+    /// Changes ever noted: who waits until so many are [followed](Self::followed) finds the bus subscribed.
+    #[must_use]
+    pub fn noted(&self) -> u64 {
+        self.lock().noted
+    }
+
+    /// Of the changes ever noted, how many the bus has followed.
+    #[must_use]
+    pub fn followed(&self) -> watch::Receiver<u64> {
+        self.followed.subscribe()
+    }
+
     fn is_dirty(&self) -> bool {
         let dirty = self.lock();
         dirty.is_everything || !dirty.channels.is_empty()
     }
 
     fn take(&self) -> Changes {
-        let dirty = std::mem::take(&mut *self.lock());
-        if dirty.is_everything { Changes::Everything } else { Changes::Some(dirty.channels) }
+        let mut dirty = self.lock();
+        dirty.told = dirty.noted;
+        let channels = std::mem::take(&mut dirty.channels);
+        if std::mem::take(&mut dirty.is_everything) { Changes::Everything } else { Changes::Some(channels) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Dirty> {
@@ -79,12 +105,13 @@ impl Interests {
 impl Interest for Interests {
     fn changed(&self, channel: &Channel) {
         let mut dirty = self.lock();
+        dirty.noted += 1;
         if dirty.is_everything {
             return;
         }
         let was_clean = dirty.channels.is_empty();
         if dirty.channels.len() >= self.capacity {
-            *dirty = Dirty { channels: HashSet::new(), is_everything: true };
+            (dirty.channels, dirty.is_everything) = (HashSet::new(), true);
         } else {
             dirty.channels.insert(channel.clone());
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bridge::{Beyond, Command, Epoch, Mailbox, NodeName, Switchboard};
 
 use crate::bus_stats::BusStats;
+use crate::hearing::heard_first;
 use crate::incoming::Incoming;
 use crate::interests::Interests;
 use crate::outgoing::Outgoing;
@@ -106,7 +107,7 @@ impl Ends {
         Self { beyond, interests, outgoing }
     }
 
-    /// Everything that a bus is built from.
+    /// Everything that a bus is built from. Within a runtime: it spawns what holds events back until the bus hears for them.
     #[must_use]
     pub fn join(self, node: Node, switchboard: Arc<Switchboard>, feed: Feed, routes: Arc<Routes>) -> Joint {
         let stats = Arc::<BusStats>::default();
@@ -114,6 +115,7 @@ impl Ends {
             Incoming::new(node.name.clone(), node.epoch, Arc::clone(&switchboard), Arc::clone(&stats));
         let settler = Settler::new(BUS, switchboard.mailboxes());
         let Self { beyond, interests, outgoing } = self;
+        let feed = heard_first(feed, Arc::clone(&interests));
         Joint { node, switchboard, beyond, interests, outgoing, incoming, feed, settler, routes, stats }
     }
 }

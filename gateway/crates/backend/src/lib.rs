@@ -11,6 +11,7 @@ pub mod bus_stats;
 mod calls;
 pub mod embedded;
 pub mod grpc;
+mod hearing;
 pub mod incoming;
 pub mod interests;
 pub mod joint;

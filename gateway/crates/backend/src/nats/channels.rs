@@ -75,6 +75,8 @@ impl Subscriptions {
                 }
                 subscribed.insert(channel, handle);
             }
+            // What is published from now on goes behind this on the same connection.
+            self.interests.has_followed();
             self.stats.subscriptions.set(subscribed.len() as u64);
             if subscribed.capacity() > 1024 && subscribed.len() < subscribed.capacity() / 8 {
                 subscribed.shrink_to_fit();

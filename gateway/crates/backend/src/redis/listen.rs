@@ -97,6 +97,7 @@ impl Listener {
             self.stats.subscription_operations.add(1);
             subscribed.extend(channels.iter().cloned());
         }
+        self.interests.has_followed();
         self.stats.subscriptions.set(subscribed.len() as u64);
         Ok(())
     }
