@@ -25,7 +25,8 @@ fn chats(script: &str) {
     for client in [&mut ada, &mut bob] {
         client.hears("bob: hello");
     }
-    bob.say("/bye");
+    // As websocat sends it.
+    bob.say("/bye\n");
     assert_eq!(bob.told_to_go().0, 4500);
     ada.hears("bob has left");
     eve.say("anybody here?");
@@ -84,7 +85,8 @@ fn the_chat_over_nats_answers_one_and_tells_all() {
     let gateway = Gateway::start(&text);
     let (mut ada, mut bob) = chats_over_a_bus(&gateway);
     for client in [&mut ada, &mut bob] {
-        client.say("/who");
+        // As websocat sends it.
+        client.say("/who\n");
         client.hears(&format!("you are {}", name(client)));
     }
     let of_ada = name(&ada);

@@ -47,7 +47,7 @@ function session(stream) {
 
 // The orders that follow from an event. `state` is what authorize gave: the room.
 function happened({ connection, user, state, occurrence, message }) {
-  if (message?.text === "/bye") {
+  if (message?.text?.trimEnd() === "/bye") {
     return [{ close: { connection, code: 4500, reason: "you asked for it" } }];
   }
   const said = {

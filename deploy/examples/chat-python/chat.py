@@ -58,7 +58,8 @@ class Chat(rpc.BackendServicer):
             "closed": lambda: f"{event.user} has left",
             "message": lambda: f"{event.user}: {event.message.text or '(something that is not text)'}",
         }[event.WhichOneof("occurrence")]()
-        if event.message.text == "/bye":
+        # Clients that send lines, such as websocat, send their ends as well.
+        if event.message.text.rstrip() == "/bye":
             close = pb.Command.CloseOne(connection=event.connection, code=4500, reason="you asked for it")
             return [pb.Command(close=close)]
         to_room = pb.Command.PublishTo(channel=event.state.decode(), message=Message(text=said))

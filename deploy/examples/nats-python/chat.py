@@ -30,7 +30,8 @@ async def handle(bus, event):
         case "opened":
             # The answer goes to the connection that the event is of. Headers would say what it is; UTF-8 is text.
             await event.respond(f"welcome, you are {who}".encode())
-        case "message" if event.data == b"/who":
+        # Clients that send lines, such as websocat, send their ends as well.
+        case "message" if event.data.rstrip() == b"/who":
             await event.respond(f"you are {who}".encode())
         case "message":
             # To everybody in the channel, on whichever node.
