@@ -9,6 +9,7 @@ mod arrivals;
 pub mod bus;
 pub mod bus_stats;
 mod calls;
+mod closing;
 pub mod embedded;
 pub mod grpc;
 mod hearing;

@@ -14,13 +14,13 @@ use bridge::message::Bytes;
 use bridge::{Address, Command, ConnId, Inbound};
 use tokio::sync::mpsc;
 
-use super::closing::Closing;
 use super::lane;
 use super::link::Link;
 use super::patience::{Patience, RETRY_MIN};
 use super::requests::{NoAnswer, Requests};
 use super::subjects::{self, Subjects, content_type};
 use crate::bus_stats::BusStats;
+use crate::closing::Closing;
 use crate::joint::{Node, OnLoss, Routes};
 use crate::upstream::{Feed, Settler};
 

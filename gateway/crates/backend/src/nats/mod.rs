@@ -8,7 +8,6 @@
 
 mod capture;
 mod channels;
-mod closing;
 mod direct;
 mod gaps;
 mod inbound;
@@ -30,7 +29,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::channels::{Speaker, Subscriptions};
-use self::closing::Closing;
 use self::gaps::Gaps;
 use self::inbound::Teller;
 use self::link::{Link, Standing, Watcher};
@@ -42,6 +40,7 @@ use self::subjects::Subjects;
 use crate::arrivals::Arrivals;
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
+use crate::closing::Closing;
 use crate::joint::{Joint, RouteOnBus, Routes};
 use crate::peers::Peers;
 use crate::trouble::Trouble;

@@ -1,5 +1,5 @@
-//! Orders to shards to close whose event was given up. Whoever gives one up must not wait, so an order that finds no room is
-//! repeated beside it, a bounded number of times; of those that wait there are only so many.
+//! Orders to shards to close whose event was given up, for each bus. Whoever gives one up must not wait, so an order that finds
+//! no room is repeated beside it, a bounded number of times; of those that wait there are only so many.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,19 @@ const ATTEMPTS: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The way to the shards.
-pub(super) struct Closing {
+pub(crate) struct Closing {
     mailboxes: Vec<Mailbox>,
     waiting: Arc<Semaphore>,
 }
 
 impl Closing {
     /// With the mailboxes by shard.
-    pub(super) fn new(mailboxes: Vec<Mailbox>) -> Self {
+    pub(crate) fn new(mailboxes: Vec<Mailbox>) -> Self {
         Self { mailboxes, waiting: Arc::new(Semaphore::new(WAITING_MAX)) }
     }
 
     /// Sends an order about a connection, if not at once, then soon.
-    pub(super) fn send(&self, whom: Address, order: fn(Address) -> Command) {
+    pub(crate) fn send(&self, whom: Address, order: fn(Address) -> Command) {
         let Some(mailbox) = self.mailboxes.get(usize::from(whom.shard)) else { return };
         if mailbox.send(order(whom)).is_ok() {
             return;
