@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bridge::inbound::Occurrence;
-use bridge::{Command, Inbound, Switchboard};
+use bridge::{Command, Inbound};
 use redis::RedisResult;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use super::link::{Backoff, Connected, Link, PING_INTERVAL, Problem, is_loss};
 use super::orders;
 use super::streams::{Added, Gap, Group, Step, StreamKey, Streams};
 use crate::bus_stats::BusStats;
+use crate::closing::Closing;
 use crate::joint::{OnLoss, RouteOnBus, Routes};
 use crate::upstream::{Feed, Settler};
 
@@ -38,7 +39,7 @@ pub(crate) struct InboundTask {
     pub(crate) streams: Streams,
     pub(crate) feed: Feed,
     pub(crate) settler: Settler,
-    pub(crate) switchboard: Arc<Switchboard>,
+    pub(crate) closing: Closing,
     pub(crate) routes: Arc<Routes>,
     pub(crate) partitions: u16,
     pub(crate) health: Arc<Health>,
@@ -156,12 +157,8 @@ impl InboundTask {
     fn give_up(&mut self, inbound: &Inbound, on_loss: OnLoss) {
         self.stats.inbound_left_out.add(1);
         self.settler.settle(inbound.settled());
-        if on_loss == OnLoss::Close
-            && matches!(inbound.occurrence, Occurrence::Message { .. })
-            && let Some(mailbox) = self.switchboard.mailboxes().get(usize::from(inbound.address.shard))
-        {
-            // Without room it stays, and is closed for what it says next.
-            let _ = mailbox.send(Command::GiveUp { whom: inbound.address });
+        if on_loss == OnLoss::Close && matches!(inbound.occurrence, Occurrence::Message { .. }) {
+            self.closing.send(inbound.address, |whom| Command::GiveUp { whom });
         }
     }
 

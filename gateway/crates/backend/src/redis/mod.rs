@@ -37,6 +37,7 @@ use self::publish::{Forward, What};
 use self::streams::{Bounds, Gap, Streams};
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
+use crate::closing::Closing;
 use crate::joint::{Joint, Routes, close_gap};
 use crate::outgoing::OTHERS_RETURN_WITHIN;
 use crate::peers::Peers;
@@ -131,7 +132,7 @@ impl RedisBus {
             }),
             feed,
             settler,
-            switchboard: Arc::clone(&switchboard),
+            closing: Closing::new(switchboard.mailboxes().to_vec()),
             routes: Arc::clone(&routes),
             partitions: node.partitions,
             health: Arc::clone(&health),

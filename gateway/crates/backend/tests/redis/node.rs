@@ -9,7 +9,7 @@ use backend::{Bus as _, BusState, Intake};
 use bridge::inbound::Occurrence;
 use bridge::mailbox::{Wake, mailbox};
 use bridge::message::Bytes;
-use bridge::{Address, Channel, Command, Epoch, Inbound, Inbox, Kind, NodeName, Switchboard};
+use bridge::{Address, Channel, Command, Epoch, Inbound, Inbox, Kind, Mailbox, NodeName, Switchboard};
 use tokio::time::Instant;
 
 use crate::server::{PATIENCE, PAUSE};
@@ -26,6 +26,7 @@ pub(crate) struct Node {
     pub(crate) bus: Arc<RedisBus>,
     pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) epoch: Epoch,
+    to_shard: Mailbox,
     inbox: Inbox,
     intake: Option<Intake>,
     /// By slot: events made, and of these settled.
@@ -63,7 +64,7 @@ impl Node {
     ) -> Result<Self, String> {
         let (to_shard, inbox) = mailbox(100_000, 1 << 30, Arc::new(Deaf));
         let ends = Ends::new(1024);
-        let board = Switchboard::new(vec![to_shard]).with_beyond(Arc::clone(&ends.beyond));
+        let board = Switchboard::new(vec![to_shard.clone()]).with_beyond(Arc::clone(&ends.beyond));
         let switchboard = Arc::new(board);
         let (intake, feed, _) = Intake::new();
         let epoch = Epoch(fastrand::u32(..));
@@ -91,6 +92,7 @@ impl Node {
             bus,
             switchboard,
             epoch,
+            to_shard,
             inbox,
             intake: Some(intake),
             connections: HashMap::new(),
@@ -116,6 +118,12 @@ impl Node {
 
     pub(crate) async fn is_up(&mut self) {
         self.until("the bus is up", |node| node.bus.state() == BusState::Up).await;
+    }
+
+    /// Fills the mailbox with orders about this slot, so that nothing else has room before somebody looks.
+    pub(crate) fn fill_mailbox(&self, slot: u32) {
+        let whom = Address { shard: 0, slot, generation: 1 };
+        while self.to_shard.send(Command::GiveUp { whom }).is_ok() {}
     }
 
     /// Takes what is in the mailbox.

@@ -283,6 +283,39 @@ async fn a_route_that_does_not_wait_gives_up_while_the_server_is_away() {
 }
 
 #[tokio::test]
+async fn who_is_to_be_closed_is_closed_though_the_mailbox_had_no_room() {
+    const FILLER: u32 = 1;
+    let mut server = Redis::start(&[]);
+    let mut node = Node::start_with("one", server.server(), 1000, OnLoss::Close).await;
+    node.is_up().await;
+    server.kill();
+    node.until("the loss is noticed", |node| node.bus.state() == BusState::Away).await;
+    let left_out = |node: &Node| node.bus.stats().unwrap().inbound_left_out.value();
+    let started = Instant::now();
+    let mut looks = tokio::time::interval(PAUSE);
+    // The order is repeated for a while and not for ever, and this process may not get its turn meanwhile.
+    for slot in 2.. {
+        let already = left_out(&node);
+        node.fill_mailbox(FILLER);
+        node.say(slot, b"x").await;
+        node.say(FILLER, b"y").await;
+        // One is given up after the other, so the order about the first has found no room.
+        while left_out(&node) < already + 2 {
+            looks.tick().await;
+            assert!(started.elapsed() < PATIENCE, "nothing is given up");
+        }
+        node.until("both are settled", |node| node.unsettled() == 0).await;
+        let is_closed = |node: &mut Node| node.closed.contains(&slot);
+        let waited = async { node.until("its order comes", is_closed).await };
+        if tokio::time::timeout(Duration::from_secs(2), waited).await.is_ok() {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "the order is lost");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_is_in_a_stream_before_an_answer_would_be_heard() {
     let server = Redis::start(&[]);
     let password = server.folder.path().join("password");
