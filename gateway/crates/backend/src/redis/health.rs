@@ -39,7 +39,7 @@ pub(crate) struct Standing {
 pub(crate) struct Health {
     inner: Mutex<Inner>,
     standing: watch::Sender<Standing>,
-    gap: watch::Sender<Option<Gap>>,
+    gaps: watch::Sender<u64>,
     beyond: Arc<Beyond>,
     stats: Arc<BusStats>,
     wall_ms: fn() -> u64,
@@ -52,6 +52,8 @@ struct Inner {
     is_up: bool,
     /// When it was lost; `None` before it was up for the first time.
     lost_at_ms: Option<u64>,
+    /// What nobody has taken yet, several as one.
+    untold: Option<Gap>,
 }
 
 impl Health {
@@ -59,9 +61,10 @@ impl Health {
     pub(crate) fn new(beyond: Arc<Beyond>, stats: Arc<BusStats>, wall_ms: fn() -> u64) -> Self {
         beyond.cut_off(true);
         let problems = [const { Some(String::new()) }; PARTS];
-        let inner = Mutex::new(Inner { problems, refused: None, is_up: false, lost_at_ms: None });
+        let inner =
+            Mutex::new(Inner { problems, refused: None, is_up: false, lost_at_ms: None, untold: None });
         let standing = watch::Sender::new(Standing::default());
-        Self { inner, standing, gap: watch::Sender::new(None), beyond, stats, wall_ms }
+        Self { inner, standing, gaps: watch::Sender::new(0), beyond, stats, wall_ms }
     }
 
     /// A part is connected and has done what it does first.
@@ -81,7 +84,9 @@ impl Health {
         };
         let to_ms = (self.wall_ms)();
         tracing::warn!(away_ms = to_ms.saturating_sub(from_ms), "the bus is back: redis");
-        self.gap.send_replace(Some(Gap { from_ms, to_ms }));
+        let from_ms = inner.untold.map_or(from_ms, |earlier| earlier.from_ms);
+        inner.untold = Some(Gap { from_ms, to_ms });
+        self.gaps.send_modify(|gaps| *gaps += 1);
     }
 
     /// A part lost its connection, or could not make one.
@@ -123,9 +128,14 @@ impl Health {
         self.standing.subscribe()
     }
 
-    /// The last gap, each time there was one.
-    pub(crate) fn gaps(&self) -> watch::Receiver<Option<Gap>> {
-        self.gap.subscribe()
+    /// How many gaps there have been, at each one.
+    pub(crate) fn gaps(&self) -> watch::Receiver<u64> {
+        self.gaps.subscribe()
+    }
+
+    /// Takes the gap that is to be told, if there is one.
+    pub(crate) fn take_gap(&self) -> Option<Gap> {
+        self.lock().untold.take()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {

@@ -120,7 +120,7 @@ impl InboundTask {
                 problem = ended(&stage.connected), if work.is_none() => self.lost(problem, &mut stage),
                 Ok(()) = stage.standing.changed() => {}
                 Ok(()) = gaps.changed() => {
-                    let gap = *gaps.borrow_and_update();
+                    let gap = self.health.take_gap();
                     self.tell(gap, &mut stage);
                 }
                 () = tokio::time::sleep(SETTLE_RETRY), if !is_told => {}

@@ -34,7 +34,7 @@ use self::keys::Keys;
 use self::link::Link;
 use self::peers::Nodes;
 use self::publish::{Forward, What};
-use self::streams::{Bounds, Gap, Streams};
+use self::streams::{Bounds, Streams};
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
 use crate::closing::Closing;
@@ -215,11 +215,7 @@ impl Bus for RedisBus {
 }
 
 /// After each gap, has the connections closed that want it so.
-async fn close_gaps(
-    mut gaps: watch::Receiver<Option<Gap>>,
-    routes: Arc<Routes>,
-    switchboard: Arc<Switchboard>,
-) {
+async fn close_gaps(mut gaps: watch::Receiver<u64>, routes: Arc<Routes>, switchboard: Arc<Switchboard>) {
     while gaps.changed().await.is_ok() {
         close_gap(&routes, switchboard.mailboxes()).await;
     }

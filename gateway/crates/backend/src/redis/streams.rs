@@ -193,17 +193,29 @@ impl Streams {
         self.under_way.iter().map(|(_, events)| events.len()).sum()
     }
 
-    /// Takes out all events of some routes: they are not waited for. To be called when nothing is under way.
+    /// Takes out all events of some routes: they are not waited for. Gaps stay, those of a stream as one. To be called when
+    /// nothing is under way.
     pub(crate) fn take_out(&mut self, is_out: impl Fn(u16) -> bool) -> Vec<Inbound> {
         debug_assert!(self.under_way.is_empty(), "what is under way may be in");
-        let streams = self.table.iter_mut().filter(|(key, _)| is_out(key.route));
-        let out: Vec<_> = streams.flat_map(|(_, stream)| stream.events.drain(..)).collect();
-        self.waiting -= out.len();
-        let event = |waiting: Waiting| match waiting.content {
-            Content::Event(inbound) => Some(inbound),
-            Content::Gap(_) => None,
-        };
-        out.into_iter().filter_map(event).collect()
+        let mut out = Vec::new();
+        for (_, stream) in self.table.iter_mut().filter(|(key, _)| is_out(key.route)) {
+            let mut kept: Option<(Gap, bool)> = None;
+            for Waiting { content, again } in stream.events.drain(..) {
+                self.waiting -= 1;
+                match content {
+                    Content::Event(inbound) => out.push(inbound),
+                    Content::Gap(gap) => match &mut kept {
+                        Some((earlier, _)) => earlier.to_ms = gap.to_ms,
+                        None => kept = Some((gap, again)),
+                    },
+                }
+            }
+            if let Some((gap, again)) = kept {
+                stream.events.push_back(Waiting { content: Content::Gap(gap), again });
+                self.waiting += 1;
+            }
+        }
+        out
     }
 
     /// What to do now. The caller does it and answers before it asks again.

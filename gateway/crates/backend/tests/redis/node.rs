@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use backend::joint::{BUS, Ends, Node as Who, OnLoss, RouteOnBus, Routes};
 use backend::redis::{RedisBus, Server};
@@ -35,6 +36,11 @@ pub(crate) struct Node {
     pub(crate) heard: Vec<(Channel, Kind, Bytes)>,
     /// Slots that were told to close.
     pub(crate) closed: Vec<u32>,
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn wall_ms() -> u64 {
+    UNIX_EPOCH.elapsed().unwrap().as_millis() as u64
 }
 
 pub(crate) fn channel(name: &str) -> Channel {
@@ -73,7 +79,7 @@ impl Node {
             epoch,
             prefix: Arc::from("gateway"),
             partitions: 4,
-            wall_ms: || 0,
+            wall_ms,
         };
         let routes = Arc::<Routes>::default();
         routes.set(

@@ -73,6 +73,13 @@ impl Redis {
         }
     }
 
+    /// Cuts all connections but this one.
+    pub(crate) async fn cut(&self, own: &mut redis::aio::MultiplexedConnection) {
+        for kind in ["normal", "pubsub"] {
+            redis::cmd("CLIENT").arg(&["KILL", "TYPE", kind]).exec_async(own).await.unwrap();
+        }
+    }
+
     /// A connection for the test itself.
     pub(crate) async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/?protocol=resp3", self.port)).unwrap();

@@ -10,7 +10,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
-use crate::node::Node;
+use crate::node::{Node, wall_ms};
 use crate::server::{PATIENCE, PAUSE, Redis};
 
 /// An entry, field by field.
@@ -280,6 +280,41 @@ async fn a_route_that_does_not_wait_gives_up_while_the_server_is_away() {
         node.stop().await;
         server.restart();
     }
+}
+
+#[tokio::test]
+async fn a_gap_that_waits_is_told_though_the_bus_is_lost_again_and_the_route_does_not_wait() {
+    let server = Redis::start(&[]);
+    let mut redis = server.connection().await;
+    let mut node = Node::start_with("one", server.server(), 4, OnLoss::Drop).await;
+    node.is_up().await;
+    for _ in 0..4 {
+        node.say(0, b"x").await;
+    }
+    node.until("its stream is full", |node| node.bus.stats().unwrap().inbound.value() == 4).await;
+    let mut noticed = Vec::new();
+    for losses in 1..=2 {
+        server.cut(&mut redis).await;
+        node.until("the loss is noticed", |node| node.bus.stats().unwrap().losses.value() == losses).await;
+        noticed.push(wall_ms());
+        node.is_up().await;
+    }
+    let partition = bridge::Address { shard: 0, slot: 0, generation: 1 }.partition(4);
+    redis::cmd("DEL").arg(stream(partition)).exec_async(&mut redis).await.unwrap();
+    let started = Instant::now();
+    let mut looks = tokio::time::interval(PAUSE);
+    let gap = loop {
+        looks.tick().await;
+        if let [(_, gap)] = &all(&mut redis, partition).await[..] {
+            break gap.clone();
+        }
+        assert!(started.elapsed() < PATIENCE, "nothing is told");
+    };
+    let ms = |field: &str| String::from_utf8(gap[field].clone()).unwrap().parse::<u64>().unwrap();
+    assert_eq!(gap["event"], b"gap");
+    assert!(ms("from-ms") <= noticed[0], "{} and {noticed:?}: the first gap is forgotten", ms("from-ms"));
+    assert!(ms("to-ms") >= noticed[1], "{} and {noticed:?}: the second one is", ms("to-ms"));
+    node.stop().await;
 }
 
 #[tokio::test]

@@ -139,6 +139,37 @@ fn gaps_that_nobody_was_told_of_become_one() {
     assert_eq!((settled, streams.waiting()), (1, 0), "a gap is nobody's event");
 }
 
+#[test]
+fn gaps_outlast_the_events_that_are_given_up_and_become_one_however_often_that_happens() {
+    let mut streams = Streams::new(BOUNDS);
+    let (gap, other) = (|from_ms| Gap { from_ms, to_ms: from_ms + 5 }, StreamKey { route: 1, partition: 0 });
+    streams.tell_gap(KEY, gap(10));
+    streams.step(0);
+    streams.surveyed(KEY, 0, &[], 0);
+    assert_eq!(streams.step(0), Step::Add);
+    streams.push(event(0, 1, 1));
+    // It is lost again before anybody said that the first gap is in.
+    streams.lost();
+    let out = streams.take_out(|route| route == 0);
+    assert_eq!((out.len(), streams.waiting()), (1, 1));
+    streams.tell_gap(KEY, gap(20));
+    streams.push(event(0, 2, 1));
+    streams.tell_gap(KEY, gap(30));
+    streams.tell_gap(other, gap(30));
+    assert_eq!(streams.take_out(|route| route == 0).len(), 1);
+    assert_eq!(streams.waiting(), 2, "one for each stream");
+    streams.step(0);
+    streams.surveyed(KEY, 0, &[], 0);
+    assert_eq!(streams.step(0), Step::Survey(other));
+    streams.surveyed(other, 0, &[], 0);
+    assert_eq!(streams.step(0), Step::Add);
+    let told = &streams.under_way()[0].1;
+    assert!(matches!(told[0].content, Content::Gap(Gap { from_ms: 10, to_ms: 35 })), "{told:?}");
+    assert!(told[0].again, "the first part of it may be in");
+    streams.added(&[Added::Length(1), Added::Length(1)], 0, |_| panic!("a gap is nobody's event"));
+    assert_eq!(streams.waiting(), 0);
+}
+
 /// Redis as far as it matters: streams whose entries are (connection, sequence), and one group each that falls behind.
 #[derive(Default)]
 struct Server {
