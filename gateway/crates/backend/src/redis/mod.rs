@@ -179,10 +179,14 @@ impl Bus for RedisBus {
         Box::pin(async move {
             let (done, is_done) = oneshot::channel();
             let what = What::Message(channel.clone(), message.clone(), exclude.cloned());
-            let is_sent = self.state() == BusState::Up
-                && self.forwards.send(Forward { what, done: Some(done) }).await.is_ok()
-                && is_done.await.is_ok_and(|listeners| listeners.is_some());
-            if is_sent { Ok(()) } else { Err(PublishError::Away) }
+            let is_taken = self.state() == BusState::Up
+                && self.forwards.send(Forward { what, done: Some(done) }).await.is_ok();
+            // Whoever says that it was not published has counted it.
+            let listeners = if is_taken { is_done.await.ok() } else { None };
+            if listeners.is_none() {
+                self.stats.left_out.add(1);
+            }
+            if listeners.flatten().is_some() { Ok(()) } else { Err(PublishError::Away) }
         })
     }
 

@@ -39,8 +39,11 @@ pub(crate) struct Forward {
 }
 
 impl Forward {
-    /// Says that it was not published.
-    fn leave_out(self) {
+    /// Says that it was not published, and counts what was for a channel.
+    fn leave_out(self, stats: &BusStats) {
+        if matches!(self.what, What::Message(..)) {
+            stats.left_out.add(1);
+        }
         let _ = self.done.map(|done| done.send(None));
     }
 }
@@ -93,8 +96,8 @@ impl PublishTask {
             loop {
                 tokio::select! {
                     () = &mut pause => break,
-                    Some(forward) = self.forwards.recv() => forward.leave_out(),
-                    Some(word) = self.words.recv() => word.leave_out(),
+                    Some(forward) = self.forwards.recv() => forward.leave_out(&self.stats),
+                    Some(word) = self.words.recv() => word.leave_out(&self.stats),
                 }
             }
         }

@@ -110,6 +110,7 @@ async fn who_joins_while_the_server_is_away_hears_when_it_is_back_and_publishes_
     node.switchboard.join(0, &channel("late"));
     let message = Message::copy_from(Kind::Text, b"x");
     assert!(node.bus.forward(&channel("late"), &message, None).await.is_err());
+    assert_eq!(node.bus.stats().unwrap().left_out.value(), 1, "and are counted");
     server.restart();
     node.is_up().await;
     assert!(node.bus.forward(&channel("late"), &message, None).await.is_ok());
