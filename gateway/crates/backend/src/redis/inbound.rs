@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::entry::Writer;
 use super::health::{Health, Part, Standing};
 use super::keys::Keys;
-use super::link::{Backoff, Connected, Link, PING_INTERVAL, Problem, is_loss};
+use super::link::{Backoff, Connected, Link, Problem, is_loss};
 use super::orders;
 use super::streams::{Added, Gap, Group, Step, StreamKey, Streams};
 use crate::bus_stats::BusStats;
@@ -52,7 +52,6 @@ enum Outcome {
     Added(RedisResult<Vec<Added>>),
     Surveyed(StreamKey, RedisResult<(u64, Vec<Group>)>),
     Trimmed(StreamKey, RedisResult<u64>),
-    Ponged(RedisResult<()>),
 }
 
 type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -62,8 +61,6 @@ struct Stage {
     started: Instant,
     connected: Option<Connected>,
     backoff: Backoff,
-    /// Nothing was said since.
-    quiet_since: Instant,
     routes: Arc<[RouteOnBus]>,
     standing: watch::Receiver<Standing>,
     /// The loss at which events of routes that do not wait were given up.
@@ -86,13 +83,12 @@ impl InboundTask {
             started: now,
             connected: None,
             backoff: Backoff::default(),
-            quiet_since: now,
             routes,
             standing: self.health.standing(),
             given_up: None,
         };
         let mut work: Option<Work> = Some(self.connect(Duration::ZERO));
-        let mut rest_until = now;
+        let mut rest_until = None;
         let mut gaps = self.health.gaps();
         let (mut is_fed, mut end) = (true, now);
         loop {
@@ -108,16 +104,18 @@ impl InboundTask {
                 }
             }
             tokio::select! {
-                outcome = finished(&mut work) => {
+                outcome = finished(&mut work, &stage.connected) => {
                     work = None;
-                    self.heard(outcome, &mut stage);
+                    match outcome {
+                        Ok(outcome) => self.heard(outcome, &mut stage),
+                        Err(problem) => self.lost(problem, &mut stage),
+                    }
                 }
                 events = self.feed.recv(), if is_fed => match events {
                     Some(events) => self.take(events, &mut stage),
                     None => (is_fed, end) = (false, Instant::now() + LAST_EVENTS),
                 },
-                () = tokio::time::sleep_until(rest_until), if work.is_none() => {}
-                problem = ended(&stage.connected), if work.is_none() => self.lost(problem, &mut stage),
+                () = rest(rest_until), if work.is_none() => {}
                 Ok(()) = stage.standing.changed() => {}
                 Ok(()) = gaps.changed() => {
                     let gap = self.health.take_gap();
@@ -192,15 +190,9 @@ impl InboundTask {
                 )
             }
             Step::Wait(until) => {
-                let ping_at = stage.quiet_since + PING_INTERVAL;
-                if Instant::now() < ping_at {
-                    let until = until.map(|ms| stage.started + Duration::from_millis(ms));
-                    return Next::Rest(until.map_or(ping_at, |until| until.min(ping_at)));
-                }
-                Box::pin(async move { Outcome::Ponged(orders::ping(connection).await) })
+                return Next::Rest(until.map(|ms| stage.started + Duration::from_millis(ms)));
             }
         };
-        stage.quiet_since = Instant::now();
         Next::Work(work)
     }
 
@@ -226,15 +218,12 @@ impl InboundTask {
                 });
                 None
             }
-            Outcome::Added(Err(error)) => {
+            Outcome::Added(Err(error)) if is_loss(&error) => Some(error.to_string()),
+            Outcome::Added(Err(_)) => {
                 self.stats.inbound_retries.add(self.streams.events_under_way() as u64);
-                if is_loss(&error) {
-                    Some(error.to_string())
-                } else {
-                    let refused = vec![Added::Refused; self.streams.under_way().len()];
-                    self.streams.added(&refused, now_ms, |_| ());
-                    None
-                }
+                let refused = vec![Added::Refused; self.streams.under_way().len()];
+                self.streams.added(&refused, now_ms, |_| ());
+                None
             }
             Outcome::Surveyed(key, Ok((length, groups))) => {
                 self.streams.surveyed(key, length, &groups, now_ms);
@@ -251,7 +240,6 @@ impl InboundTask {
                 self.streams.hold(key, now_ms);
                 None
             }
-            Outcome::Ponged(pong) => pong.err().map(|error| error.to_string()),
         };
         if let Some(problem) = loss {
             self.lost(problem, stage);
@@ -261,6 +249,7 @@ impl InboundTask {
     fn lost(&mut self, problem: Problem, stage: &mut Stage) {
         stage.connected = None;
         self.health.lost(Part::Adding, problem);
+        self.stats.inbound_retries.add(self.streams.events_under_way() as u64);
         self.streams.lost();
     }
 
@@ -278,25 +267,32 @@ impl InboundTask {
     }
 }
 
-/// How the work ends; never without any.
-async fn finished(work: &mut Option<Work>) -> Outcome {
-    match work {
-        Some(work) => work.await,
-        None => std::future::pending().await,
+/// How the work ends, or the connection before it; never without either.
+async fn finished(work: &mut Option<Work>, connected: &Option<Connected>) -> Result<Outcome, Problem> {
+    let work = async {
+        match work {
+            Some(work) => work.await,
+            None => std::future::pending().await,
+        }
+    };
+    match connected {
+        Some(connected) => connected.unless_over(work).await,
+        None => Ok(work.await),
     }
 }
 
-/// The end of the connection; never comes without one.
-async fn ended(connected: &Option<Connected>) -> Problem {
-    match connected {
-        Some(connected) => connected.end().await,
+/// Waits until then; without an end when nothing is due.
+async fn rest(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
         None => std::future::pending().await,
     }
 }
 
 enum Next {
     Work(Work),
-    Rest(Instant),
+    /// Until then, if something is due then.
+    Rest(Option<Instant>),
 }
 
 fn on_loss(routes: &[RouteOnBus], route: u16) -> OnLoss {

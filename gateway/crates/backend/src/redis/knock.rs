@@ -72,7 +72,8 @@ pub(super) fn advice(problem: &str) -> String {
 
 /// Connects, and has everything queued that the bus will do.
 async fn try_everything(link: &Link, keys: &Keys, routes: &[RouteOnBus]) -> Result<(), Problem> {
-    let mut connection = link.connect().await?.connection;
+    let connected = link.connect().await?;
+    let mut connection = connected.connection.clone();
     let complaint = |error: RedisError| error.to_string();
     // An empty transaction, because the one behind it never gets to its end.
     for command in ["MULTI", "EXEC", "MULTI"] {

@@ -3,6 +3,7 @@
 //!
 //! Every connection speaks RESP3, so the server has to be Redis 6.2 or later, which trimming by id needs anyway.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +11,17 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion,
-    PushInfo, PushKind, RedisConnectionInfo, RedisError, TlsCertificates,
+    PushInfo, PushKind, RedisConnectionInfo, RedisError, TlsCertificates, Value,
 };
-use tokio::sync::Notify;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::silence::{LastHeard, silence};
 
 /// A connection, with TLS and login, is made within this or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Whoever does not answer for so long is gone.
+/// What is asked behind much that was is answered within this. A server that says nothing is gone sooner: see [`silence`].
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection on which nothing was asked for so long is asked whether it is there.
-pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// Waits between two attempts to connect, from the first to the longest, which with the time that it takes to subscribe is
 /// well within [`crate::outgoing::OTHERS_RETURN_WITHIN`].
 const RETRY: Duration = Duration::from_millis(100);
@@ -58,17 +60,55 @@ pub(crate) struct Link {
 }
 
 /// A connection that was made.
-#[derive(Clone)]
 pub(crate) struct Connected {
     pub(crate) connection: MultiplexedConnection,
-    lost: Arc<Notify>,
+    /// Why it is over, once it is.
+    over: watch::Receiver<Option<&'static str>>,
+    keeper: JoinHandle<()>,
 }
 
+const CLOSED: &str = "the server closed the connection";
+const SILENT: &str = "the server says nothing any more";
+
 impl Connected {
-    /// Waits for its end.
+    /// Waits for its end: the server closes it, or says nothing any more.
     pub(crate) async fn end(&self) -> Problem {
-        self.lost.notified().await;
-        "the server closed the connection".to_owned()
+        let mut over = self.over.clone();
+        let why = over.wait_for(Option::is_some).await.ok().and_then(|why| *why);
+        why.unwrap_or(CLOSED).to_owned()
+    }
+
+    /// Does something with it, unless it ends meanwhile.
+    pub(crate) async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            problem = self.end() => Err(problem),
+        }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// Tells when the server says nothing any more.
+async fn keep(
+    connection: MultiplexedConnection,
+    heard: Arc<LastHeard>,
+    over: watch::Sender<Option<&'static str>>,
+) {
+    silence(&heard, || is_there(connection.clone())).await;
+    over.send_replace(Some(SILENT));
+}
+
+/// Whether the other end is there. A refusal is an answer, too.
+async fn is_there(mut connection: MultiplexedConnection) -> bool {
+    match redis::cmd("PING").query_async::<Value>(&mut connection).await {
+        Ok(_) => true,
+        Err(error) => !is_loss(&error),
     }
 }
 
@@ -97,22 +137,27 @@ impl Link {
         &self,
         hear: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> Result<Connected, Problem> {
-        let lost = Arc::<Notify>::default();
-        let is_lost = Arc::clone(&lost);
+        let heard = Arc::new(LastHeard::now());
+        let (over, is_over) = watch::channel(None);
+        let (hears, closed) = (Arc::clone(&heard), over.clone());
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT))
             .set_push_sender(move |push: PushInfo| -> Result<(), ()> {
-                match push.kind {
-                    PushKind::Disconnection => is_lost.notify_one(),
-                    _ => hear(push),
+                if push.kind == PushKind::Disconnection {
+                    closed.send_replace(Some(CLOSED));
+                } else {
+                    hears.note();
+                    hear(push);
                 }
                 Ok(())
             });
         let client = self.client()?;
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let connection = connecting.await.map_err(|error| error.to_string())?;
-        Ok(Connected { connection, lost })
+        heard.note();
+        let keeper = tokio::spawn(keep(connection.clone(), heard, over));
+        Ok(Connected { connection, over: is_over, keeper })
     }
 
     /// Whether the settings make sense and the files are there.

@@ -15,7 +15,7 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use super::deliver::Received;
 use super::health::{Health, Part};
 use super::keys::Keys;
-use super::link::{Backoff, Link, PING_INTERVAL, Problem};
+use super::link::{Backoff, Link, Problem};
 use super::peers::Ears;
 use crate::bus_stats::BusStats;
 use crate::interests::{Changes, Interests, reconcile};
@@ -55,24 +55,18 @@ impl Listener {
         let connected = self.link.connect_to_hear(self.ear()).await?;
         let mut connection = connected.connection.clone();
         let complaint = |error: redis::RedisError| error.to_string();
-        connection.subscribe(self.keys.of_the_node()).await.map_err(complaint)?;
+        connected.unless_over(connection.subscribe(self.keys.of_the_node())).await?.map_err(complaint)?;
         let mut subscribed: HashSet<Channel> = HashSet::new();
         self.interests.look_at_everything();
         let changes = self.interests.changes().await;
-        self.follow(&mut connection, &mut subscribed, changes).await.map_err(complaint)?;
+        let follow = self.follow(&mut connection, &mut subscribed, changes);
+        connected.unless_over(follow).await?.map_err(complaint)?;
         backoff.reset();
         self.health.up(Part::Listening);
-        let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL);
         loop {
-            tokio::select! {
-                changes = self.interests.changes() => {
-                    self.follow(&mut connection, &mut subscribed, changes).await.map_err(complaint)?;
-                }
-                problem = connected.end() => return Err(problem),
-                _ = ping.tick() => {
-                    redis::cmd("PING").query_async::<Value>(&mut connection).await.map_err(complaint)?;
-                }
-            }
+            let changes = connected.unless_over(self.interests.changes()).await?;
+            let follow = self.follow(&mut connection, &mut subscribed, changes);
+            connected.unless_over(follow).await?.map_err(complaint)?;
         }
     }
 

@@ -18,6 +18,7 @@ mod listen;
 mod orders;
 mod peers;
 mod publish;
+mod silence;
 mod streams;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -108,11 +108,6 @@ pub(crate) async fn trim(
     Ok(length)
 }
 
-/// Whether the other end is there.
-pub(crate) async fn ping(mut connection: MultiplexedConnection) -> RedisResult<()> {
-    redis::cmd("PING").query_async::<Value>(&mut connection).await.map(|_| ())
-}
-
 /// Names of groups and what each was given last, out of an answer to `XINFO GROUPS`.
 fn read_groups(answer: Value) -> Option<(Vec<Vec<u8>>, Vec<Group>)> {
     let Value::Array(groups) = answer else { return None };

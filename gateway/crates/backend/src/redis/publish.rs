@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use bridge::{Channel, ConnId, Message, Publish};
-use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -16,7 +15,7 @@ use super::envelope;
 use super::health::{Health, Part};
 use super::hold::Hold;
 use super::keys::Keys;
-use super::link::{Backoff, Link, PING_INTERVAL, Problem, is_loss};
+use super::link::{Backoff, Connected, Link, Problem, is_loss};
 use crate::bus_stats::BusStats;
 use crate::outgoing::Outgoing;
 use crate::presence::NODES_MAX;
@@ -106,10 +105,8 @@ impl PublishTask {
     /// One connection, from its making to its loss, or to the end.
     async fn session(&mut self, backoff: &mut Backoff) -> Result<(), Problem> {
         let connected = self.link.connect().await?;
-        let mut connection = connected.connection.clone();
         backoff.reset();
         self.health.up(Part::Publishing);
-        let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL);
         loop {
             let mut batch = Batch::new();
             tokio::select! {
@@ -120,11 +117,6 @@ impl PublishTask {
                 }
                 Some(forward) = self.forwards.recv() => self.add_forward(&mut batch, forward),
                 problem = connected.end() => return Err(problem),
-                _ = ping.tick() => {
-                    let pong = redis::cmd("PING").query_async::<Value>(&mut connection).await;
-                    pong.map_err(|error| error.to_string())?;
-                    continue;
-                }
                 () = async { let _ = self.stop.wait_for(|stop| *stop).await; } => {
                     if self.hold.is_over() {
                         return Ok(());
@@ -135,7 +127,7 @@ impl PublishTask {
                 }
             }
             self.fill(&mut batch);
-            self.send(&mut connection, batch).await?;
+            self.send(&connected, batch).await?;
         }
     }
 
@@ -182,13 +174,15 @@ impl PublishTask {
         }
     }
 
-    async fn send(&self, connection: &mut MultiplexedConnection, batch: Batch) -> Result<(), Problem> {
+    async fn send(&self, connected: &Connected, batch: Batch) -> Result<(), Problem> {
         let Batch { pipeline, sent, .. } = batch;
-        let answers = pipeline.query_async::<Vec<Value>>(connection).await;
+        let mut connection = connected.connection.clone();
+        let answers = connected.unless_over(pipeline.query_async::<Vec<Value>>(&mut connection)).await;
         let (answers, problem) = match answers {
-            Ok(answers) => (answers, None),
-            Err(error) if is_loss(&error) => (Vec::new(), Some(error.to_string())),
-            Err(_) => (Vec::new(), None),
+            Ok(Ok(answers)) => (answers, None),
+            Ok(Err(error)) if is_loss(&error) => (Vec::new(), Some(error.to_string())),
+            Ok(Err(_)) => (Vec::new(), None),
+            Err(problem) => (Vec::new(), Some(problem)),
         };
         let mut answers = answers.into_iter();
         for Sent { done, is_message } in sent {

@@ -2,6 +2,7 @@
 //! trimmed unread; publish/subscribe follows the node's interests, and what is not ours is counted.
 #![allow(clippy::unwrap_used)]
 
+mod frozen;
 mod node;
 mod pubsub;
 mod server;

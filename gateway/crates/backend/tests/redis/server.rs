@@ -49,6 +49,12 @@ impl Redis {
         self.child.wait().unwrap();
     }
 
+    /// Stops it where it stands, or lets it go on.
+    pub(crate) fn freeze(&self, freezes: bool) {
+        let (signal, id) = (if freezes { "-STOP" } else { "-CONT" }, self.child.id().to_string());
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
     /// Starts it again on the same port, with the same folder.
     pub(crate) fn restart(&mut self) {
         let started = Instant::now();
