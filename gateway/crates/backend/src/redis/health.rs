@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::knock;
 use super::link::Problem;
+use super::silence::LastHeard;
 use super::streams::Gap;
 use crate::bus::BusState;
 use crate::bus_stats::BusStats;
@@ -50,7 +51,10 @@ struct Inner {
     /// The refusal that was told last, until the bus is up again.
     refused: Option<Trouble>,
     is_up: bool,
-    /// When it was lost; `None` before it was up for the first time.
+    /// Each part that is connected.
+    heard: [Option<Arc<LastHeard>>; PARTS],
+    /// When it was last heard before it was lost, and of its parts the one that fell silent first: what came later reached
+    /// nobody. `None` before it was up for the first time.
     lost_at_ms: Option<u64>,
     /// What nobody has taken yet, several as one.
     untold: Option<Gap>,
@@ -61,16 +65,18 @@ impl Health {
     pub(crate) fn new(beyond: Arc<Beyond>, stats: Arc<BusStats>, wall_ms: fn() -> u64) -> Self {
         beyond.cut_off(true);
         let problems = [const { Some(String::new()) }; PARTS];
-        let inner =
-            Mutex::new(Inner { problems, refused: None, is_up: false, lost_at_ms: None, untold: None });
+        let heard = [const { None }; PARTS];
+        let inner = Inner { problems, refused: None, is_up: false, heard, lost_at_ms: None, untold: None };
         let standing = watch::Sender::new(Standing::default());
+        let inner = Mutex::new(inner);
         Self { inner, standing, gaps: watch::Sender::new(0), beyond, stats, wall_ms }
     }
 
-    /// A part is connected and has done what it does first.
-    pub(crate) fn up(&self, part: Part) {
+    /// A part is connected and has done what it does first. `heard` goes on telling when it was last heard.
+    pub(crate) fn up(&self, part: Part, heard: Arc<LastHeard>) {
         let mut inner = self.lock();
         inner.problems[part as usize] = None;
+        inner.heard[part as usize] = Some(heard);
         if inner.is_up || inner.problems.iter().any(Option::is_some) {
             return;
         }
@@ -93,8 +99,13 @@ impl Health {
     pub(crate) fn lost(&self, part: Part, problem: Problem) {
         let mut inner = self.lock();
         let was_up = std::mem::replace(&mut inner.is_up, false);
+        let silent_ms = inner.heard[part as usize].take().map_or(0, |heard| heard.ago_ms());
+        let heard_ms = (self.wall_ms)().saturating_sub(silent_ms);
+        if let Some(lost_at_ms) = &mut inner.lost_at_ms {
+            *lost_at_ms = heard_ms.min(*lost_at_ms);
+        }
         if was_up {
-            inner.lost_at_ms = Some((self.wall_ms)());
+            inner.lost_at_ms = Some(heard_ms);
             self.stats.losses.add(1);
             self.standing.send_modify(|standing| {
                 *standing = Standing { is_up: false, losses: standing.losses + 1 };
@@ -156,8 +167,11 @@ fn tell_of_refusal(told: &mut Option<Trouble>, problem: &str) {
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
     use bridge::mailbox::mailbox;
     use bridge::{Channel, Interest, Wake};
+    use tokio::time::advance;
 
     use super::*;
 
@@ -171,12 +185,18 @@ pub(crate) mod tests {
         fn changed(&self, _: &Channel) {}
     }
 
+    const NOW_MS: u64 = 1_000_000;
+
     pub(crate) fn health(stats: &Arc<BusStats>) -> Health {
         let (mailbox, _) = mailbox(1, 1, Arc::new(Deaf));
-        Health::new(Arc::new(Beyond::new(Arc::new(Deaf), mailbox)), Arc::clone(stats), || 0)
+        Health::new(Arc::new(Beyond::new(Arc::new(Deaf), mailbox)), Arc::clone(stats), || NOW_MS)
     }
 
-    pub(crate) const ALL: [Part; 3] = [Part::Listening, Part::Publishing, Part::Adding];
+    const ALL: [Part; 3] = [Part::Listening, Part::Publishing, Part::Adding];
+
+    pub(crate) fn is_up(health: &Health) {
+        ALL.iter().for_each(|part| health.up(*part, Arc::new(LastHeard::now())));
+    }
 
     #[test]
     fn a_loss_of_all_parts_is_one_loss_and_only_attempts_that_failed_are_counted_as_such() {
@@ -186,10 +206,40 @@ pub(crate) mod tests {
         let lose = || ALL.iter().for_each(|part| health.lost(*part, "away".to_owned()));
         lose();
         assert_eq!(counts(), (0, 3), "nobody answered at the start");
-        ALL.iter().for_each(|part| health.up(*part));
+        is_up(&health);
         lose();
         assert_eq!(counts(), (1, 3));
         lose();
         assert_eq!(counts(), (1, 6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_begins_when_the_first_part_fell_silent_and_those_that_nobody_took_are_one() {
+        let health = health(&Arc::default());
+        let lose = |part| health.lost(part, "away".to_owned());
+        ALL.iter().for_each(|part| lose(*part));
+        is_up(&health);
+        assert_eq!(health.take_gap(), None, "it was not there before");
+
+        let heard = Arc::new(LastHeard::now());
+        health.up(Part::Adding, Arc::clone(&heard));
+        advance(Duration::from_secs(2)).await;
+        heard.note();
+        advance(Duration::from_secs(3)).await;
+        lose(Part::Adding);
+        lose(Part::Listening);
+        health.up(Part::Adding, Arc::new(LastHeard::now()));
+        advance(Duration::from_secs(4)).await;
+        lose(Part::Adding);
+        is_up(&health);
+        assert_eq!(health.take_gap(), Some(Gap { from_ms: NOW_MS - 5_000, to_ms: NOW_MS }));
+        assert_eq!(health.take_gap(), None);
+
+        advance(Duration::from_secs(1)).await;
+        lose(Part::Listening);
+        is_up(&health);
+        lose(Part::Listening);
+        is_up(&health);
+        assert_eq!(health.take_gap(), Some(Gap { from_ms: NOW_MS - 1_000, to_ms: NOW_MS }));
     }
 }

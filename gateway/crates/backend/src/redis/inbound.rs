@@ -204,9 +204,9 @@ impl InboundTask {
         let now_ms = stage.started.elapsed().as_millis() as u64;
         let loss = match outcome {
             Outcome::Connected(Ok(connected)) => {
+                self.health.up(Part::Adding, Arc::clone(&connected.heard));
                 stage.connected = Some(connected);
                 stage.backoff.reset();
-                self.health.up(Part::Adding);
                 None
             }
             Outcome::Connected(Err(problem)) => Some(problem),

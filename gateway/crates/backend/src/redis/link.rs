@@ -62,6 +62,7 @@ pub(crate) struct Link {
 /// A connection that was made.
 pub(crate) struct Connected {
     pub(crate) connection: MultiplexedConnection,
+    pub(crate) heard: Arc<LastHeard>,
     /// Why it is over, once it is.
     over: watch::Receiver<Option<&'static str>>,
     keeper: JoinHandle<()>,
@@ -156,8 +157,8 @@ impl Link {
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let connection = connecting.await.map_err(|error| error.to_string())?;
         heard.note();
-        let keeper = tokio::spawn(keep(connection.clone(), heard, over));
-        Ok(Connected { connection, over: is_over, keeper })
+        let keeper = tokio::spawn(keep(connection.clone(), Arc::clone(&heard), over));
+        Ok(Connected { connection, heard, over: is_over, keeper })
     }
 
     /// Whether the settings make sense and the files are there.

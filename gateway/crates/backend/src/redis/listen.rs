@@ -62,7 +62,7 @@ impl Listener {
         let follow = self.follow(&mut connection, &mut subscribed, changes);
         connected.unless_over(follow).await?.map_err(complaint)?;
         backoff.reset();
-        self.health.up(Part::Listening);
+        self.health.up(Part::Listening, Arc::clone(&connected.heard));
         loop {
             let changes = connected.unless_over(self.interests.changes()).await?;
             let follow = self.follow(&mut connection, &mut subscribed, changes);

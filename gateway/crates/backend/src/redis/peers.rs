@@ -169,14 +169,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use bridge::Epoch;
 
-    use super::super::health::tests::{ALL, health};
+    use super::super::health::tests::{health, is_up};
     use super::*;
 
     #[tokio::test]
     async fn a_node_says_that_it_is_there_however_much_else_waits() {
         let stats = Arc::<BusStats>::default();
         let health = Arc::new(health(&stats));
-        ALL.iter().for_each(|part| health.up(*part));
+        is_up(&health);
         let ((forwards, _forwarded), (words, mut said)) = (mpsc::channel(1), mpsc::channel(1));
         let forward = || Forward { what: What::Words("else".to_owned(), Vec::new()), done: None };
         forwards.try_send(forward()).unwrap();

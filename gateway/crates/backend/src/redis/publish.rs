@@ -106,7 +106,7 @@ impl PublishTask {
     async fn session(&mut self, backoff: &mut Backoff) -> Result<(), Problem> {
         let connected = self.link.connect().await?;
         backoff.reset();
-        self.health.up(Part::Publishing);
+        self.health.up(Part::Publishing, Arc::clone(&connected.heard));
         loop {
             let mut batch = Batch::new();
             tokio::select! {

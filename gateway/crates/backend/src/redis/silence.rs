@@ -34,6 +34,11 @@ impl LastHeard {
         self.at_ms.store(self.clock_ms(), Ordering::Relaxed);
     }
 
+    /// How long ago something came last, in milliseconds.
+    pub(crate) fn ago_ms(&self) -> u64 {
+        self.clock_ms().saturating_sub(self.at_ms())
+    }
+
     fn at_ms(&self) -> u64 {
         self.at_ms.load(Ordering::Relaxed)
     }

@@ -8,8 +8,9 @@ use backend::{Bus as _, BusState};
 use bridge::{Kind, Message};
 use tokio::time::Instant;
 
-use crate::node::{Node, channel};
+use crate::node::{Node, channel, wall_ms};
 use crate::server::Redis;
+use crate::streams::gap;
 
 /// What waits for it does so in each of the bus's connections.
 #[tokio::test]
@@ -32,5 +33,25 @@ async fn it_is_away_before_other_nodes_would_seem_lost_and_whoever_waits_is_told
     let stats = node.bus.stats().unwrap();
     assert_eq!((stats.losses.value(), stats.left_out.value()), (1, 1));
     assert_eq!(stats.subscriptions.value(), 1);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn its_gap_begins_before_it_stood_still_and_ends_when_it_goes_on() {
+    let server = Redis::start(&[]);
+    let mut node = Node::start("one", server.server()).await;
+    node.is_up().await;
+    server.freeze(true);
+    let frozen_ms = wall_ms();
+    node.until("the silence is noticed", |node| node.bus.state() == BusState::Away).await;
+    let thawed_ms = wall_ms();
+    server.freeze(false);
+    node.is_up().await;
+    let back_ms = wall_ms();
+    let (from_ms, to_ms) = gap(&mut server.connection().await, 0).await;
+    // It is asked after two seconds of quiet at most.
+    let heard_ms = frozen_ms - LOST_AFTER.as_millis() as u64;
+    assert!((heard_ms..=frozen_ms).contains(&from_ms), "{from_ms}, and it stood still at {frozen_ms}");
+    assert!((thawed_ms..=back_ms).contains(&to_ms), "{to_ms}, and it went on at {thawed_ms}");
     node.stop().await;
 }

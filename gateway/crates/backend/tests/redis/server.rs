@@ -53,6 +53,11 @@ impl Redis {
     pub(crate) fn freeze(&self, freezes: bool) {
         let (signal, id) = (if freezes { "-STOP" } else { "-CONT" }, self.child.id().to_string());
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        let status = format!("/proc/{id}/status");
+        let stands = || std::fs::read_to_string(&status).unwrap().contains("State:\tT");
+        while stands() != freezes {
+            std::thread::park_timeout(PAUSE);
+        }
     }
 
     /// Starts it again on the same port, with the same folder.

@@ -49,6 +49,21 @@ async fn all(redis: &mut MultiplexedConnection, partition: u16) -> Vec<(String, 
     entries(redis::cmd("XRANGE").arg(name).arg("-").arg("+").query_async(redis).await.unwrap())
 }
 
+/// From when to when, of a gap that is the first entry of its stream, or will be.
+pub(crate) async fn gap(redis: &mut MultiplexedConnection, partition: u16) -> (u64, u64) {
+    let started = Instant::now();
+    let mut looks = tokio::time::interval(PAUSE);
+    loop {
+        looks.tick().await;
+        if let [(_, gap), ..] = &all(redis, partition).await[..] {
+            assert_eq!(gap["event"], b"gap");
+            let ms = |field: &str| String::from_utf8(gap[field].clone()).unwrap().parse().unwrap();
+            return (ms("from-ms"), ms("to-ms"));
+        }
+        assert!(started.elapsed() < PATIENCE, "no gap is told");
+    }
+}
+
 /// What a worker of a group is given next.
 async fn read_group(redis: &mut MultiplexedConnection, partition: u16, count: u32) -> Vec<(String, Entry)> {
     let mut command = redis::cmd("XREADGROUP");
@@ -301,19 +316,9 @@ async fn a_gap_that_waits_is_told_though_the_bus_is_lost_again_and_the_route_doe
     }
     let partition = bridge::Address { shard: 0, slot: 0, generation: 1 }.partition(4);
     redis::cmd("DEL").arg(stream(partition)).exec_async(&mut redis).await.unwrap();
-    let started = Instant::now();
-    let mut looks = tokio::time::interval(PAUSE);
-    let gap = loop {
-        looks.tick().await;
-        if let [(_, gap)] = &all(&mut redis, partition).await[..] {
-            break gap.clone();
-        }
-        assert!(started.elapsed() < PATIENCE, "nothing is told");
-    };
-    let ms = |field: &str| String::from_utf8(gap[field].clone()).unwrap().parse::<u64>().unwrap();
-    assert_eq!(gap["event"], b"gap");
-    assert!(ms("from-ms") <= noticed[0], "{} and {noticed:?}: the first gap is forgotten", ms("from-ms"));
-    assert!(ms("to-ms") >= noticed[1], "{} and {noticed:?}: the second one is", ms("to-ms"));
+    let (from_ms, to_ms) = gap(&mut redis, partition).await;
+    assert!(from_ms <= noticed[0], "{from_ms} and {noticed:?}: the first gap is forgotten");
+    assert!(to_ms >= noticed[1], "{to_ms} and {noticed:?}: the second one is");
     node.stop().await;
 }
 
