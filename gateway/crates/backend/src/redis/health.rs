@@ -12,6 +12,7 @@ use super::silence::LastHeard;
 use super::streams::Gap;
 use crate::bus::BusState;
 use crate::bus_stats::BusStats;
+use crate::presence::DEAF_AFTER;
 use crate::trouble::Trouble;
 
 /// A connection of the bus.
@@ -132,6 +133,13 @@ impl Health {
 
     pub(crate) fn state(&self) -> BusState {
         if self.lock().is_up { BusState::Up } else { BusState::Away }
+    }
+
+    /// Whether nothing of other nodes can have been heard lately: it is away, or will turn out to be.
+    pub(crate) fn is_deaf(&self) -> bool {
+        let inner = self.lock();
+        let listening = inner.heard[Part::Listening as usize].as_ref();
+        !inner.is_up || listening.is_none_or(|heard| u128::from(heard.ago_ms()) > DEAF_AFTER.as_millis())
     }
 
     /// How it stands, at each change.

@@ -166,6 +166,10 @@ impl Bus for RedisBus {
         self.health.state()
     }
 
+    fn is_deaf(&self) -> bool {
+        self.health.is_deaf()
+    }
+
     fn trouble(&self) -> Option<Trouble> {
         let problem = || self.health.problem().as_deref().map_or(Trouble::Unreachable, Trouble::of);
         (self.health.state() == BusState::Away).then(problem)

@@ -9,13 +9,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use crate::presence::{DEAF_AFTER, LOST_AFTER};
+
 /// Between two looks at whether something came.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// After so many looks without anything the server is asked, and has at least two seconds to answer.
 const LOOKS_UNTIL_ASKED: u32 = 3;
-/// After so many it is gone: 4.5 s at most after it was last heard, well before [`crate::presence::LOST_AFTER`]. Whoever
+const _: () = assert!(LOOK_EVERY.as_millis() * (LOOKS_UNTIL_ASKED as u128 + 1) < DEAF_AFTER.as_millis());
+/// After so many it is gone: 4.5 s at most after it was last heard, well before [`LOST_AFTER`]. Whoever
 /// noticed later would take all other nodes for lost, instead of itself for cut off.
 const LOOKS_UNTIL_GONE: u32 = 8;
+const _: () = assert!(LOOK_EVERY.as_millis() * (LOOKS_UNTIL_GONE as u128 + 1) < LOST_AFTER.as_millis());
 
 /// When a server was last heard. Whoever reads notes it, any number of times.
 pub(crate) struct LastHeard {
@@ -98,7 +102,6 @@ mod tests {
     use tokio::time::{advance, timeout};
 
     use super::*;
-    use crate::presence::LOST_AFTER;
 
     const LONG: Duration = Duration::from_secs(60);
 

@@ -9,7 +9,7 @@ use bridge::{Kind, Message};
 use tokio::time::Instant;
 
 use crate::node::{Node, channel, wall_ms};
-use crate::server::Redis;
+use crate::server::{PATIENCE, Redis};
 use crate::streams::gap;
 
 /// What waits for it does so in each of the bus's connections.
@@ -53,5 +53,27 @@ async fn its_gap_begins_before_it_stood_still_and_ends_when_it_goes_on() {
     let heard_ms = frozen_ms - LOST_AFTER.as_millis() as u64;
     assert!((heard_ms..=frozen_ms).contains(&from_ms), "{from_ms}, and it stood still at {frozen_ms}");
     assert!((thawed_ms..=back_ms).contains(&to_ms), "{to_ms}, and it went on at {thawed_ms}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_is_judged_by_its_silence_though_it_is_not_given_up_yet() {
+    let server = Redis::start(&[]);
+    let mut node = Node::start("one", server.server()).await;
+    node.is_up().await;
+    assert!(!node.bus.is_deaf());
+    let started = Instant::now();
+    loop {
+        server.freeze(true);
+        node.until("it is deaf", |node| node.bus.is_deaf()).await;
+        let is_up = node.bus.state() == BusState::Up;
+        server.freeze(false);
+        node.until("it hears again", |node| !node.bus.is_deaf()).await;
+        if is_up {
+            break;
+        }
+        // On a machine that is busy enough a second passes unseen.
+        assert!(started.elapsed() < PATIENCE, "it is deaf only when it is away");
+    }
     node.stop().await;
 }
