@@ -40,7 +40,8 @@ pub struct Server {
     pub database: u16,
     /// The ACL user; `None` is Redis' user `default`.
     pub user: Option<String>,
-    /// A file with the password, read again for each connection. White space around it is not part of it.
+    /// A file with the password, read again for each connection. White space around it is not part of it. `None`: the user
+    /// needs none.
     pub password_file: Option<PathBuf>,
 }
 
@@ -171,8 +172,11 @@ impl Link {
         if let Some(user) = user {
             login = login.set_username(user);
         }
-        if let Some(file) = password_file {
-            login = login.set_password(String::from_utf8_lossy(&read(file)?).trim());
+        match (password_file, user) {
+            (Some(file), _) => login = login.set_password(String::from_utf8_lossy(&read(file)?).trim()),
+            // The library says who we are only beside a password. Redis takes any for a user who needs none.
+            (None, Some(_)) => login = login.set_password(""),
+            (None, None) => {}
         }
         let address = match tls {
             None => ConnectionAddr::Tcp(host.clone(), *port),

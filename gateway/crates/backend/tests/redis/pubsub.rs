@@ -171,6 +171,28 @@ async fn a_user_with_a_password_gets_in_and_another_does_not() {
 }
 
 #[tokio::test]
+async fn a_user_who_needs_no_password_is_who_logs_in_and_nobody_else_in_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let rights = "~gateway:* &gateway:* +@all";
+    let users = format!(
+        "user default on nopass ~* &* +@all\nuser open on nopass {rights}\nuser edge on >secret {rights}\n"
+    );
+    std::fs::write(folder.path().join("users.acl"), users).unwrap();
+    let server = Redis::start_in(folder, &["--aclfile", "users.acl"]);
+    let without_password = |user: &str| Server { user: Some(user.to_owned()), ..server.server() };
+    let refused = Node::refused(without_password("edge")).await;
+    assert!(refused.contains("WRONGPASS"), "{refused}");
+    let mut node = Node::start("one", without_password("open")).await;
+    node.is_up().await;
+    let mut redis = server.connection().await;
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut redis).await.unwrap();
+    let of = |user: &str| clients.lines().filter(|line| line.contains(&format!(" user={user} "))).count();
+    assert!(of("open") >= 3, "{clients}");
+    assert_eq!(of("default"), 1, "this connection: {clients}");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn who_lacks_a_right_is_not_let_in_and_trying_leaves_nothing_behind() {
     let server = Redis::start(&[]);
     let password = server.folder.path().join("password");
