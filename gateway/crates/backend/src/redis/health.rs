@@ -45,6 +45,7 @@ pub(crate) struct Health {
     beyond: Arc<Beyond>,
     stats: Arc<BusStats>,
     wall_ms: fn() -> u64,
+    began_ms: u64,
 }
 
 struct Inner {
@@ -55,22 +56,32 @@ struct Inner {
     /// Each part that is connected.
     heard: [Option<Arc<LastHeard>>; PARTS],
     /// When it was last heard before it was lost, and of its parts the one that fell silent first: what came later reached
-    /// nobody. `None` before it was up for the first time.
+    /// nobody. When it was begun, for one that could not be reached at first; `None` before all that.
     lost_at_ms: Option<u64>,
     /// What nobody has taken yet, several as one.
     untold: Option<Gap>,
 }
 
 impl Health {
-    /// Nothing is connected yet. `wall_ms` tells milliseconds since 1970.
-    pub(crate) fn new(beyond: Arc<Beyond>, stats: Arc<BusStats>, wall_ms: fn() -> u64) -> Self {
+    /// Nothing is connected yet. `wall_ms` tells milliseconds since 1970; `is_there`: the server answered a moment ago.
+    pub(crate) fn new(
+        beyond: Arc<Beyond>,
+        stats: Arc<BusStats>,
+        wall_ms: fn() -> u64,
+        is_there: bool,
+    ) -> Self {
         beyond.cut_off(true);
-        let problems = [const { Some(String::new()) }; PARTS];
-        let heard = [const { None }; PARTS];
-        let inner = Inner { problems, refused: None, is_up: false, heard, lost_at_ms: None, untold: None };
-        let standing = watch::Sender::new(Standing::default());
-        let inner = Mutex::new(inner);
-        Self { inner, standing, gaps: watch::Sender::new(0), beyond, stats, wall_ms }
+        let began_ms = wall_ms();
+        let inner = Mutex::new(Inner {
+            problems: [const { Some(String::new()) }; PARTS],
+            refused: None,
+            is_up: false,
+            heard: [const { None }; PARTS],
+            lost_at_ms: (!is_there).then_some(began_ms),
+            untold: None,
+        });
+        let (standing, gaps) = (watch::Sender::new(Standing::default()), watch::Sender::new(0));
+        Self { inner, standing, gaps, beyond, stats, wall_ms, began_ms }
     }
 
     /// A part is connected and has done what it does first. `heard` goes on telling when it was last heard.
@@ -117,7 +128,9 @@ impl Health {
             // It was not connected; one that was is lost with the others, without an attempt.
             self.stats.connects_failed.add(1);
         }
-        if !was_up && inner.lost_at_ms.is_none() && inner.problems.iter().flatten().all(String::is_empty) {
+        inner.lost_at_ms.get_or_insert(self.began_ms);
+        let is_first = inner.problems.iter().flatten().all(String::is_empty);
+        if !was_up && is_first && self.standing.borrow().losses == 0 {
             tracing::warn!(%problem, "no Redis server answers; the bus is away until one does");
         }
         tell_of_refusal(&mut inner.refused, &problem);
@@ -197,7 +210,7 @@ pub(crate) mod tests {
 
     pub(crate) fn health(stats: &Arc<BusStats>) -> Health {
         let (mailbox, _) = mailbox(1, 1, Arc::new(Deaf));
-        Health::new(Arc::new(Beyond::new(Arc::new(Deaf), mailbox)), Arc::clone(stats), || NOW_MS)
+        Health::new(Arc::new(Beyond::new(Arc::new(Deaf), mailbox)), Arc::clone(stats), || NOW_MS, true)
     }
 
     const ALL: [Part; 3] = [Part::Listening, Part::Publishing, Part::Adding];
@@ -225,9 +238,8 @@ pub(crate) mod tests {
     async fn a_gap_begins_when_the_first_part_fell_silent_and_those_that_nobody_took_are_one() {
         let health = health(&Arc::default());
         let lose = |part| health.lost(part, "away".to_owned());
-        ALL.iter().for_each(|part| lose(*part));
         is_up(&health);
-        assert_eq!(health.take_gap(), None, "it was not there before");
+        assert_eq!(health.take_gap(), None, "it was not missed before");
 
         let heard = Arc::new(LastHeard::now());
         health.up(Part::Adding, Arc::clone(&heard));
@@ -249,5 +261,13 @@ pub(crate) mod tests {
         lose(Part::Listening);
         is_up(&health);
         assert_eq!(health.take_gap(), Some(Gap { from_ms: NOW_MS - 1_000, to_ms: NOW_MS }));
+    }
+
+    #[test]
+    fn a_server_that_could_not_be_reached_at_first_leaves_a_gap_from_the_beginning() {
+        let health = health(&Arc::default());
+        health.lost(Part::Adding, "away".to_owned());
+        is_up(&health);
+        assert_eq!(health.take_gap(), Some(Gap { from_ms: NOW_MS, to_ms: NOW_MS }));
     }
 }

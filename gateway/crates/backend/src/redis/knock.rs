@@ -31,17 +31,18 @@ const KEYS: trouble::Keys = trouble::Keys {
     login: "bus.redis.user and bus.redis.password_file",
 };
 
-/// Asks.
+/// Asks. Whether the server answers, and would let us do everything.
 ///
 /// # Errors
 /// In words: the server refuses us, by `name`, and which key to set.
-pub(super) async fn knock(link: &Link, keys: &Keys, routes: &[RouteOnBus]) -> Result<(), String> {
+pub(super) async fn knock(link: &Link, keys: &Keys, routes: &[RouteOnBus]) -> Result<bool, String> {
     let refused =
         |problem: &str| format!("{} does not let us in: {problem}; {}", link.name(), advice(problem));
     match tokio::time::timeout(ANSWER_WITHIN, try_everything(link, keys, routes)).await {
         Ok(Err(problem)) if is_a_mistake(&problem) => Err(refused(&problem)),
+        Ok(Ok(())) => Ok(true),
         // It does not answer, which is told when the connections are tried.
-        Ok(_) | Err(_) => Ok(()),
+        Ok(Err(_)) | Err(_) => Ok(false),
     }
 }
 

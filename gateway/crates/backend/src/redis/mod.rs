@@ -49,6 +49,8 @@ pub use self::link::{Server, Tls};
 /// Events and payload bytes of one batch into streams.
 const BATCH_EVENTS: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
+/// How long a start waits for the connections to a server that answers.
+const UP_WITHIN: Duration = Duration::from_secs(5);
 /// When the program ends, its tasks have so long to hand over what they have.
 const STOP_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -73,19 +75,30 @@ struct Tasks {
 }
 
 impl RedisBus {
-    /// Starts it on the current runtime, when it has been tried whether the server lets us in; it connects by and by.
-    /// `stream_entries` bounds each stream.
+    /// Starts it on the current runtime, when it has been tried whether the server lets us in. It is up then, unless the
+    /// server does not answer: then it connects by and by. `stream_entries` bounds each stream.
     ///
     /// # Errors
     /// Says, for people, what is wrong with the settings, or why the server refuses us. A server that is away is no error.
     pub async fn start(joint: Joint, server: Server, stream_entries: u64) -> Result<Arc<Self>, String> {
         let link = Link::new(server);
         link.client()?;
+        let keys = Keys::new(&joint.node.prefix, &joint.node.name, joint.node.epoch);
+        let answers = knock::knock(&link, &keys, &joint.routes.now()).await?;
+        let bus = Self::begin(joint, link, keys, stream_entries, answers);
+        if answers {
+            // Who spoke before its connections are there would be treated as if it were away.
+            let mut standing = bus.health.standing();
+            let _ = tokio::time::timeout(UP_WITHIN, standing.wait_for(|standing| standing.is_up)).await;
+        }
+        Ok(Arc::new(bus))
+    }
+
+    /// Its tasks. `is_there`: the server has answered.
+    fn begin(joint: Joint, link: Link, keys: Keys, stream_entries: u64, is_there: bool) -> Self {
         let Joint { node, switchboard, beyond, interests, outgoing, incoming, feed, settler, routes, stats } =
             joint;
-        let keys = Keys::new(&node.prefix, &node.name, node.epoch);
-        knock::knock(&link, &keys, &routes.now()).await?;
-        let health = Arc::new(Health::new(beyond, Arc::clone(&stats), node.wall_ms));
+        let health = Arc::new(Health::new(beyond, Arc::clone(&stats), node.wall_ms, is_there));
         let writer = Writer { node: node.name.clone(), epoch: node.epoch };
         let (received, queue) = deliver::Received::new(&stats);
         let (forwards, forwarded) = mpsc::channel(publish::FORWARDS_MAX);
@@ -147,7 +160,7 @@ impl RedisBus {
                 tokio::spawn(close_gaps(health.gaps(), routes, switchboard)),
             ],
         });
-        Ok(Arc::new(Self { health, stats, forwards, nodes, stop, tasks }))
+        Self { health, stats, forwards, nodes, stop, tasks }
     }
 
     /// Why it is away, for people; `None` when it is not.

@@ -10,8 +10,9 @@ use bridge::{Channel, Epoch, Kind, Message};
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
-use crate::node::{Node, channel};
+use crate::node::{Node, channel, wall_ms};
 use crate::server::Redis;
+use crate::streams::gap;
 
 async fn publish(redis: &mut MultiplexedConnection, name: &str, payload: &[u8]) -> u32 {
     redis::cmd("PUBLISH").arg(name).arg(payload).query_async(redis).await.unwrap()
@@ -23,7 +24,7 @@ async fn an_app_server_publishes_plain_text_and_everything_else_in_an_envelope()
     let mut redis = server.connection().await;
     let mut node = Node::start("one", server.server()).await;
     node.switchboard.join(0, &channel("room"));
-    node.is_up().await;
+    node.until("the subscription stands", |node| node.bus.stats().unwrap().subscriptions.value() == 1).await;
     assert_eq!(publish(&mut redis, "gateway:channel:room", "grüße".as_bytes()).await, 1);
     let binary = Message::copy_from(Kind::Binary, b"\0\xff");
     publish(&mut redis, "gateway:channel:room", &envelope::encode(None, None, None, &binary)).await;
@@ -39,7 +40,7 @@ async fn what_is_not_ours_is_counted_and_disturbs_nothing() {
     let mut redis = server.connection().await;
     let mut node = Node::start("one", server.server()).await;
     node.switchboard.join(0, &channel("room"));
-    node.is_up().await;
+    node.until("the subscription stands", |node| node.bus.stats().unwrap().subscriptions.value() == 1).await;
     for garbage in [&b"\0"[..], b"\0garbage", b"\xff\xfe", b"\0\x22\x7f"] {
         publish(&mut redis, "gateway:channel:room", garbage).await;
         publish(&mut redis, "gateway:connection:one", garbage).await;
@@ -117,6 +118,28 @@ async fn who_joins_while_the_server_is_away_hears_when_it_is_back_and_publishes_
     let mut redis = server.connection().await;
     publish(&mut redis, "gateway:channel:late", b"now").await;
     node.until("it is heard", |node| node.heard.len() == 1).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_waits_for_a_server_that_answers_and_one_that_did_not_leaves_a_gap() {
+    let mut server = Redis::start(&[]);
+    let mut node = Node::start("one", server.server()).await;
+    assert_eq!(node.bus.state(), BusState::Up);
+    node.stop().await;
+    let mut redis = server.connection().await;
+    let keys: u64 = redis::cmd("DBSIZE").query_async(&mut redis).await.unwrap();
+    assert_eq!(keys, 0, "and then there is no gap");
+
+    server.kill();
+    let began_ms = wall_ms();
+    let mut node = Node::start("one", server.server()).await;
+    let started_ms = wall_ms();
+    assert_eq!(node.bus.state(), BusState::Away);
+    server.restart();
+    node.is_up().await;
+    let (from_ms, to_ms) = gap(&mut server.connection().await, 0).await;
+    assert!((began_ms..=started_ms).contains(&from_ms) && started_ms <= to_ms, "{from_ms} to {to_ms}");
     node.stop().await;
 }
 
