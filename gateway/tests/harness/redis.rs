@@ -7,6 +7,8 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::servers::free_port;
@@ -73,6 +75,28 @@ impl RedisServer {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Stops it where it stands: its sockets stay open, and nobody reads them. Comes back when it stands still.
+    #[track_caller]
+    pub(crate) fn freeze(&self) {
+        let id = self.signal(Signal::SIGSTOP);
+        eventually("redis-server stands still", || {
+            let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+            status.contains("State:\tT").then_some(())
+        });
+    }
+
+    /// Lets it go on after [`RedisServer::freeze`].
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) -> Pid {
+        let child = self.child.as_ref().expect("it runs");
+        let id = Pid::from_raw(child.id() as i32);
+        kill(id, signal).unwrap();
+        id
     }
 
     /// Its address for a configuration.
