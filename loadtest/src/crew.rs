@@ -149,7 +149,8 @@ impl<S: Scenario> Crew<S> {
         }
     }
 
-    /// Waits until `done` or until nothing has changed for `patience`; says whether it was done.
+    /// Waits until `done` or until nothing has changed for `patience`; says whether it was done. A ping is no change: a
+    /// server goes on with those whatever else it has stopped doing.
     ///
     /// # Errors
     /// A client thread ended by itself.
@@ -157,20 +158,30 @@ impl<S: Scenario> Crew<S> {
         &self,
         progress: &Progress,
         patience: Duration,
+        done: impl FnMut(&Counts) -> bool,
+    ) -> Result<bool, Failure> {
+        self.wait_while_it_moves(progress, patience, |counts| Counts { pings: 0, ..*counts }, done)
+    }
+
+    /// The same where other work goes on beside: only what `it` says counts as a change.
+    ///
+    /// # Errors
+    /// A client thread ended by itself.
+    pub(crate) fn wait_while_it_moves<T: PartialEq>(
+        &self,
+        progress: &Progress,
+        patience: Duration,
+        mut it: impl FnMut(&Counts) -> T,
         mut done: impl FnMut(&Counts) -> bool,
     ) -> Result<bool, Failure> {
-        let mut before = self.board.counts();
-        let mut changed_ns = clock::now_ns();
+        let mut stand = Stand { at: it(&self.board.counts()), since_ns: clock::now_ns() };
         loop {
             let counts = self.board.counts();
             progress.look(&self.board, &counts);
             if done(&counts) {
                 return Ok(true);
             }
-            if counts != before {
-                before = counts;
-                changed_ns = clock::now_ns();
-            } else if u128::from(clock::now_ns() - changed_ns) > patience.as_nanos() {
+            if stand.lasts(it(&counts), clock::now_ns()) > patience {
                 return Ok(false);
             }
             self.check()?;
@@ -237,10 +248,35 @@ impl<S: Scenario> Crew<S> {
     }
 }
 
+/// Where something stands, and since when.
+struct Stand<T> {
+    at: T,
+    since_ns: u64,
+}
+
+impl<T: PartialEq> Stand<T> {
+    /// How long it has stood there, now that it is at `at`.
+    fn lasts(&mut self, at: T, now_ns: u64) -> Duration {
+        if at != self.at {
+            *self = Stand { at, since_ns: now_ns };
+        }
+        Duration::from_nanos(now_ns.saturating_sub(self.since_ns))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_stand_begins_anew_with_each_who_comes_or_goes() {
+        let mut stand = Stand { at: 5, since_ns: 1_000 };
+        assert_eq!(stand.lasts(5, 1_900), Duration::from_nanos(900));
+        assert_eq!(stand.lasts(6, 2_000), Duration::ZERO);
+        assert_eq!(stand.lasts(6, 2_700), Duration::from_nanos(700));
+        assert_eq!(stand.lasts(5, 3_000), Duration::ZERO);
+    }
 
     #[test]
     fn threads_follow_from_connections_unless_asked() {

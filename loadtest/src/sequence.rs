@@ -21,28 +21,20 @@ impl Sequences {
         Sequences { publishers, next: vec![0; subscribers * publishers] }
     }
 
-    /// Takes a message that came.
+    /// Takes a message that came; returns how many are missing before it. Those are given up then, so that each gap
+    /// is seen once.
     ///
     /// # Errors
-    /// [`Fault::Stranger`] for an unknown publisher, [`Fault::Double`] for a message it had, [`Fault::Gap`] when one is
-    /// missing before it; the missing ones are then given up, so that each gap counts once.
-    pub(crate) fn take(&mut self, subscriber: usize, publisher: u32, sequence: u32) -> Result<(), Fault> {
+    /// [`Fault::Stranger`] for an unknown publisher, [`Fault::Double`] for a message it had.
+    pub(crate) fn take(&mut self, subscriber: usize, publisher: u32, sequence: u32) -> Result<u32, Fault> {
         let publisher = publisher as usize;
         if publisher >= self.publishers {
             return Err(Fault::Stranger);
         }
         let next = &mut self.next[subscriber * self.publishers + publisher];
-        match sequence.cmp(next) {
-            std::cmp::Ordering::Less => Err(Fault::Double),
-            std::cmp::Ordering::Equal => {
-                *next += 1;
-                Ok(())
-            }
-            std::cmp::Ordering::Greater => {
-                *next = sequence + 1;
-                Err(Fault::Gap)
-            }
-        }
+        let missing = sequence.checked_sub(*next).ok_or(Fault::Double)?;
+        *next = sequence.saturating_add(1);
+        Ok(missing)
     }
 
     /// How many of `published` messages of a publisher this subscriber still lacks.
@@ -69,6 +61,7 @@ pub(crate) const UNDER_WAY_MAX: u32 = 1024;
 struct Lane {
     published: AtomicU32,
     complete: AtomicU32,
+    delivered: AtomicU64,
     ring: Vec<Entry>,
 }
 
@@ -84,6 +77,7 @@ impl Ledger {
         let lane = || Lane {
             published: AtomicU32::new(0),
             complete: AtomicU32::new(0),
+            delivered: AtomicU64::new(0),
             ring: (0..RING).map(|_| Entry::default()).collect(),
         };
         Ledger { subscribers, lanes: (0..publishers).map(|_| lane()).collect() }
@@ -105,6 +99,7 @@ impl Ledger {
     pub(crate) fn deliver(&self, publisher: usize, sequence: u32, count: u32) -> Option<u64> {
         let lane = &self.lanes[publisher];
         let entry = &lane.ring[sequence as usize % RING];
+        lane.delivered.fetch_add(u64::from(count), Ordering::Relaxed);
         let before = entry.deliveries.fetch_add(count, Ordering::AcqRel);
         (before + count == self.subscribers).then(|| {
             lane.complete.fetch_add(1, Ordering::AcqRel);
@@ -129,6 +124,11 @@ impl Ledger {
         self.lanes.iter().map(|lane| u64::from(lane.complete.load(Ordering::Acquire))).sum()
     }
 
+    /// Deliveries so far, all publishers and subscribers together: whether anything still moves.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.delivered.load(Ordering::Relaxed)).sum()
+    }
+
     /// How many publishers there are.
     pub(crate) fn publishers(&self) -> usize {
         self.lanes.len()
@@ -140,23 +140,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_in_order_are_taken_and_all_else_is_a_fault() {
+    fn messages_are_taken_with_what_is_missing_before_them_and_never_twice() {
         let mut sequences = Sequences::new(2, 2);
-        assert_eq!(sequences.take(0, 0, 0), Ok(()));
-        assert_eq!(sequences.take(0, 0, 1), Ok(()));
+        assert_eq!(sequences.take(0, 0, 0), Ok(0));
+        assert_eq!(sequences.take(0, 0, 1), Ok(0));
         assert_eq!(sequences.take(0, 0, 1), Err(Fault::Double));
-        assert_eq!(sequences.take(0, 0, 4), Err(Fault::Gap));
-        assert_eq!(sequences.take(0, 0, 5), Ok(()), "a gap counts once");
+        assert_eq!(sequences.take(0, 0, 4), Ok(2), "it came, and two before it did not");
+        assert_eq!(sequences.take(0, 0, 5), Ok(0), "a gap is seen once");
         assert_eq!(sequences.take(0, 0, 3), Err(Fault::Double), "what comes late comes out of order");
         assert_eq!(sequences.take(0, 2, 0), Err(Fault::Stranger));
+        assert_eq!(sequences.take(0, 1, u32::MAX), Ok(u32::MAX), "a number that a server made up");
     }
 
     #[test]
     fn subscribers_and_publishers_do_not_share_a_sequence() {
         let mut sequences = Sequences::new(2, 2);
-        assert_eq!(sequences.take(0, 0, 0), Ok(()));
-        assert_eq!(sequences.take(0, 1, 0), Ok(()));
-        assert_eq!(sequences.take(1, 0, 0), Ok(()));
+        assert_eq!(sequences.take(0, 0, 0), Ok(0));
+        assert_eq!(sequences.take(0, 1, 0), Ok(0));
+        assert_eq!(sequences.take(1, 0, 0), Ok(0));
         assert_eq!(sequences.missing(0, 0, 3), 2);
         assert_eq!(sequences.missing(1, 1, 3), 3);
     }
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(ledger.publish(0, 88), 1);
         assert_eq!(ledger.deliver(0, 0, 2), None);
         assert_eq!(ledger.deliver(0, 1, 2), None);
-        assert_eq!(ledger.under_way(0), 2);
+        assert_eq!((ledger.under_way(0), ledger.delivered()), (2, 4));
         assert_eq!(ledger.deliver(0, 0, 1), Some(77));
         assert_eq!(ledger.complete(), 1);
         assert_eq!(ledger.deliver(0, 1, 1), Some(88));

@@ -19,8 +19,13 @@ struct Floor {
 
 impl Floor {
     fn start(mode: &str) -> Floor {
+        Floor::start_with(mode, "")
+    }
+
+    fn start_with(mode: &str, further: &str) -> Floor {
         let mut process = Command::new(PROGRAM)
             .args(["floor", "--mode", mode, "--listen", "127.0.0.1:0"])
+            .args(further.split_whitespace())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -30,10 +35,12 @@ impl Floor {
         Floor { process, address }
     }
 
-    /// Runs a scenario against it, with its process accounts and the report as JSON.
+    /// Runs a scenario against it, with its process accounts and the report as JSON; status 124 is a run that never
+    /// ended.
     fn load(&self, arguments: &str) -> Output {
         let pid = self.process.id().to_string();
-        Command::new(PROGRAM)
+        Command::new("timeout")
+            .args(["120", PROGRAM])
             .args(arguments.split_whitespace())
             .args(["--url", &format!("ws://{}/echo", self.address), "--server-pid", &pid, "--json", "-"])
             .output()
@@ -290,6 +297,22 @@ fn a_subscriber_that_hears_nothing_is_caught() {
     let report = report(&output);
     assert_eq!(output.status.code(), Some(1), "{report:#}");
     assert_eq!(report["errors"]["message never arrived"], 2, "{report:#}");
+}
+
+#[test]
+fn a_run_ends_without_what_never_comes_though_the_server_goes_on_pinging() {
+    for (mode, scenario, lost) in [
+        ("echo", "fanout --closed --connections 2", 2),
+        ("handshake", "echo --closed --connections 2", 2),
+        ("echo", "slow --consumers 2 --well-behaved 2 --megabytes 1 --after 10ms --threads 1", 2),
+    ] {
+        let floor = Floor::start_with(mode, "--ping-every 50ms");
+        let window = if scenario.starts_with("slow") { "" } else { "--seconds 100ms --warm-up 0s" };
+        let output = floor.load(&format!("{scenario} {window} --patience 300ms --max-errors 0"));
+        assert_eq!(output.status.code(), Some(1), "{scenario}: {output:?}");
+        let report = report(&output);
+        assert_eq!(report["errors"]["message never arrived"], lost, "{scenario}: {report:#}");
+    }
 }
 
 #[test]

@@ -30,8 +30,9 @@ impl Floor {
 
     fn load(&self, connections: &str, json: &Path, further: &[&str]) -> Output {
         let Floor(process, address) = self;
-        Command::new(PROGRAM)
-            .args(["scale", "--connections", connections, "--baseline", "100", "--hot", "20"])
+        // Status 124 is a run that never ended.
+        Command::new("timeout")
+            .args(["120", PROGRAM, "scale", "--connections", connections, "--baseline", "100", "--hot", "20"])
             .args([
                 "--seconds",
                 "1",
@@ -94,4 +95,17 @@ fn everybody_is_held_pinged_and_told_and_the_next_run_is_divided_by_this_one() {
     let output = floor.load("601", &second, &["--reference", &reference]);
     assert_eq!(output.status.code(), Some(2), "of another size: {output:?}");
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_broadcast_that_nobody_hears_ends_though_bystanders_echo_on() {
+    let floor = Floor::start();
+    let file = std::env::temp_dir().join(format!("loadtest-unheard-{}.json", std::process::id()));
+    // Whoever speaks at this path hears it alone.
+    let further = ["--speak-path", "/echo", "--patience", "300ms"];
+    let output = floor.load("100", &file, &further);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report = read(&file, &output);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(report["errors"]["message never arrived"], 300, "{report:#}");
 }

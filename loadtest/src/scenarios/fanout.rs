@@ -403,12 +403,14 @@ impl Scenario for Fanout {
         }
         let taken =
             payload::read(bytes, self.size).ok_or(Fault::Stranger).and_then(|(publisher, sequence)| {
-                self.sequences.take(slot.index(), publisher, sequence).map(|()| (publisher, sequence))
+                let missing = self.sequences.take(slot.index(), publisher, sequence)?;
+                Ok((publisher, sequence, missing))
             });
-        let (publisher, sequence) = match taken {
+        let (publisher, sequence, missing) = match taken {
             Ok(message) => message,
             Err(fault) => return desk.note(fault, 1),
         };
+        desk.note(Fault::Gap, u64::from(missing > 0));
         desk.counts.received += 1;
         match &mut self.run {
             Some(run) if run.publisher == publisher && run.sequence == sequence => run.count += 1,

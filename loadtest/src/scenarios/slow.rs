@@ -176,7 +176,9 @@ fn publish(
     progress.step("publishing");
     let window = Window::open(server, crew.board())?;
     crew.set_phase(Phase::Measure);
-    crew.wait_until(progress, args.shared.patience, |_: &Counts| {
+    // Those who stopped reading come to their ends meanwhile: whether anything moves is seen by those who read.
+    let delivered = |_: &_| ledger.delivered();
+    crew.wait_while_it_moves(progress, args.shared.patience, delivered, |_: &Counts| {
         look();
         ledger.complete() >= args.messages()
     })?;
@@ -184,7 +186,7 @@ fn publish(
     let messages = ledger.complete();
     progress.step("reading again");
     crew.set_phase(Phase::Settle);
-    crew.wait_until(progress, args.shared.patience, |_| ledger.under_way(0) == 0)?;
+    crew.wait_while_it_moves(progress, args.shared.patience, delivered, |_| ledger.under_way(0) == 0)?;
     crew.let_pass(progress, args.after, |_| {
         look();
         false

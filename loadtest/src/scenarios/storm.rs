@@ -237,7 +237,9 @@ fn storm(
     crew.set_phase(Phase::Measure);
     crew.board().set_goal(args.bystanders);
     crew.wake();
-    crew.wait_until(progress, args.shared.patience, |counts| {
+    // Bystanders echo all the while: whether anybody still goes or comes is seen by who is there.
+    let there = |counts: &Counts| (counts.open, counts.busy);
+    crew.wait_while_it_moves(progress, args.shared.patience, there, |counts| {
         counts.open <= args.bystanders && counts.busy == 0
     })?;
     progress.step(format!("storm {number}: coming back"));
@@ -246,13 +248,13 @@ fn storm(
     crew.board().set_goal(args.everybody());
     crew.wake();
     let mut peak = None;
-    let mut stand = Stand { open: before.open, since_ns: clock::now_ns() };
-    crew.wait_until(progress, args.shared.patience, |counts: &Counts| {
+    let open = |counts: &Counts| counts.open;
+    crew.wait_while_it_moves(progress, args.shared.patience, open, |counts| {
         peak = peak.max(server.and_then(|server| server.resident_bytes_counted().ok()));
         if let Some(door) = &mut door {
             door.look(clock::now_ns());
         }
-        counts.open >= connected || stand.lasts(counts.open, clock::now_ns()) > args.shared.patience
+        counts.open >= connected
     })?;
     let usage = window.close(crew.board())?;
     let after = crew.board().counts();
@@ -291,23 +293,6 @@ impl Door {
 /// The gauge in an exposition (Prometheus text format).
 fn handshakes(exposition: &str) -> Option<f64> {
     exposition.lines().find_map(|line| line.strip_prefix("gateway_handshakes ")?.trim().parse().ok())
-}
-
-/// How many are open, and since when. Bystanders echo all the while, so that counts never stand still: whether anybody
-/// still comes back is seen by this one alone.
-struct Stand {
-    open: u32,
-    since_ns: u64,
-}
-
-impl Stand {
-    /// How long it has been like that.
-    fn lasts(&mut self, open: u32, now_ns: u64) -> Duration {
-        if open != self.open {
-            *self = Stand { open, since_ns: now_ns };
-        }
-        Duration::from_nanos(now_ns.saturating_sub(self.since_ns))
-    }
 }
 
 impl Round {
@@ -444,14 +429,5 @@ mod tests {
     fn the_gauge_of_handshakes_is_found_among_the_others() {
         let text = "# HELP gateway_handshakes x\ngateway_handshakes_refused_total{reason=\"a\"} 7\ngateway_handshakes 12\n";
         assert_eq!((handshakes(text), handshakes("gateway_connections 3\n")), (Some(12.0), None));
-    }
-
-    #[test]
-    fn a_stand_begins_anew_with_each_who_comes_or_goes() {
-        let mut stand = Stand { open: 5, since_ns: 1_000 };
-        assert_eq!(stand.lasts(5, 1_900), Duration::from_nanos(900));
-        assert_eq!(stand.lasts(6, 2_000), Duration::ZERO);
-        assert_eq!(stand.lasts(6, 2_700), Duration::from_nanos(700));
-        assert_eq!(stand.lasts(5, 3_000), Duration::ZERO);
     }
 }

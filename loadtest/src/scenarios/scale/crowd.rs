@@ -216,12 +216,14 @@ impl Crowd {
     fn message(&mut self, desk: &mut Desk, slot: Slot, bytes: &[u8]) {
         let taken =
             payload::read(bytes, self.hall.size).ok_or(Fault::Stranger).and_then(|(sender, sequence)| {
-                self.sequences.take(slot.index(), sender, sequence).map(|()| sequence)
+                let missing = self.sequences.take(slot.index(), sender, sequence)?;
+                Ok((sequence, missing))
             });
-        let sequence = match taken {
-            Ok(sequence) => sequence,
+        let (sequence, missing) = match taken {
+            Ok(message) => message,
             Err(fault) => return desk.note(fault, 1),
         };
+        desk.note(Fault::Gap, u64::from(missing > 0));
         desk.counts.received += 1;
         match &mut self.run {
             Some((number, count)) if *number == sequence => *count += 1,

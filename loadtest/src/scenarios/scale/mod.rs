@@ -308,7 +308,10 @@ impl Run<'_> {
             for _ in 0..run.args.broadcasts {
                 run.hall.order();
                 run.crew.wake();
-                run.crew.wait_until(&run.progress, run.args.shared.patience, |_| run.hall.is_quiet())?;
+                // Bystanders echo all the while: whether anybody still hears it is seen by the crowd alone.
+                let heard = |_: &_| run.hall.ledger.delivered();
+                let (progress, patience) = (&run.progress, run.args.shared.patience);
+                run.crew.wait_while_it_moves(progress, patience, heard, |_| run.hall.is_quiet())?;
             }
             Ok(())
         })?;
