@@ -17,7 +17,7 @@ pub(crate) enum Phase {
     Warm = 1,
     /// Messages flow and latencies are recorded.
     Measure = 2,
-    /// No new messages; those under way arrive.
+    /// No new messages; what was meant before goes on until it is done.
     Settle = 3,
     /// Threads end.
     Finish = 4,
@@ -49,6 +49,7 @@ struct Tally {
     pings: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
+    owed: AtomicU64,
     latencies: [AtomicU32; BUCKETS],
 }
 
@@ -66,6 +67,7 @@ impl Tally {
             pings: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
             latencies: std::array::from_fn(|_| AtomicU32::new(0)),
         }
     }
@@ -92,6 +94,8 @@ pub(crate) struct Counts {
     pub(crate) sent: u64,
     /// Messages received and found right.
     pub(crate) received: u64,
+    /// Work that was meant for the window that is over and has not begun, because something under way holds it up.
+    pub(crate) owed: u64,
 }
 
 impl Board {
@@ -178,6 +182,7 @@ impl Board {
         tally.pings.store(counts.pings, Ordering::Relaxed);
         tally.sent.store(counts.sent, Ordering::Relaxed);
         tally.received.store(counts.received, Ordering::Relaxed);
+        tally.owed.store(counts.owed, Ordering::Relaxed);
     }
 
     /// Counts one latency of a thread, at once. Only that thread does, so that no read-modify-write is needed.
@@ -210,6 +215,7 @@ impl Board {
             sum.pings += tally.pings.load(Ordering::Relaxed);
             sum.sent += tally.sent.load(Ordering::Relaxed);
             sum.received += tally.received.load(Ordering::Relaxed);
+            sum.owed += tally.owed.load(Ordering::Relaxed);
         }
         sum
     }

@@ -27,6 +27,11 @@ impl Pace {
         std::mem::replace(&mut self.dealt, until)..until
     }
 
+    /// How many pieces were dealt so far, to all slots together.
+    pub(crate) fn dealt(&self) -> u64 {
+        self.dealt
+    }
+
     /// The slot for which a piece is meant.
     pub(crate) fn slot_of(&self, number: u64) -> u32 {
         u32::try_from(number % u64::from(self.slots)).unwrap_or(0)
@@ -64,6 +69,7 @@ mod tests {
         assert_eq!(pace.deal(5_000_000_000), 0..0);
         assert_eq!(pace.deal(5_007_100_000), 0..7);
         assert_eq!([pace.due(0), pace.due(1), pace.due(2)], [3, 2, 2]);
+        assert_eq!(pace.dealt(), 7);
         assert_eq!([pace.slot_of(5), pace.slot_of(6)], [2, 0]);
         assert_eq!(pace.intended_ns(0, 0), 5_001_000_000);
         assert_eq!(pace.intended_ns(1, 2), 5_008_000_000);

@@ -124,6 +124,17 @@ impl Ledger {
         self.lanes.iter().map(|lane| u64::from(lane.complete.load(Ordering::Acquire))).sum()
     }
 
+    /// For each message of a publisher that not every subscriber has, as far as the ring remembers: since when it was
+    /// under way.
+    pub(crate) fn incomplete(&self, publisher: usize) -> impl Iterator<Item = u64> {
+        let lane = &self.lanes[publisher];
+        let published = lane.published.load(Ordering::Acquire);
+        let remembered = published.saturating_sub(RING as u32)..published;
+        let entries = remembered.map(|sequence| &lane.ring[sequence as usize % RING]);
+        let short = entries.filter(|entry| entry.deliveries.load(Ordering::Acquire) < self.subscribers);
+        short.map(|entry| entry.since_ns.load(Ordering::Acquire))
+    }
+
     /// Deliveries so far, all publishers and subscribers together: whether anything still moves.
     pub(crate) fn delivered(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.delivered.load(Ordering::Relaxed)).sum()
@@ -172,6 +183,7 @@ mod tests {
         assert_eq!((ledger.under_way(0), ledger.delivered()), (2, 4));
         assert_eq!(ledger.deliver(0, 0, 1), Some(77));
         assert_eq!(ledger.complete(), 1);
+        assert_eq!(ledger.incomplete(0).collect::<Vec<_>>(), [88]);
         assert_eq!(ledger.deliver(0, 1, 1), Some(88));
         assert_eq!(ledger.under_way(0), 0);
         assert_eq!(ledger.published(0), 2);

@@ -3,8 +3,9 @@
 //! It owns what is under way on each connection, and the latencies of every measured window. In a closed loop
 //! each connection has one message under way. In an open loop messages have an intended time: the corrected
 //! latency counts from there, so that a stall is not hidden by the messages it held up (coordinated
-//! omission), the raw one from the moment of sending. It refuses to open connections. Used by the scenarios
-//! whose work is an echo.
+//! omission), the raw one from the moment of sending. What was meant for a window is sent after its end where a
+//! stall has held it up, and what never came back counts with the time until it was given up. It refuses to open
+//! connections. Used by the scenarios whose work is an echo.
 
 use hdrhistogram::Histogram;
 
@@ -32,12 +33,16 @@ pub(crate) struct Latencies {
     /// From the intended time to sending where nothing of the connection was under way: how late the harness
     /// itself was, ns.
     pub(crate) late: Histogram<u64>,
+    /// Messages that were meant for the window; in a closed loop none is.
+    pub(crate) meant: u64,
+    /// Those that were never sent: their connections were gone, or full until they were given up.
+    pub(crate) unsent: u64,
 }
 
 impl Latencies {
     /// Nothing yet.
     pub(crate) fn new() -> Latencies {
-        Latencies { raw: latencies(), corrected: latencies(), late: latencies() }
+        Latencies { raw: latencies(), corrected: latencies(), late: latencies(), meant: 0, unsent: 0 }
     }
 
     /// Adds what another thread saw in the same window.
@@ -50,6 +55,8 @@ impl Latencies {
             let added = sum.add(more);
             debug_assert!(added.is_ok(), "same bounds everywhere");
         }
+        self.meant += other.meant;
+        self.unsent += other.unsent;
     }
 }
 
@@ -82,8 +89,6 @@ pub(crate) struct Traffic {
     /// Threads that share the board's rate.
     sharers: u32,
     windows: Vec<Latencies>,
-    /// When the last window ended, ns.
-    ended_ns: u64,
     message: Vec<u8>,
     frame: Vec<u8>,
 }
@@ -100,7 +105,6 @@ impl Traffic {
             sent_ns: vec![0; slots as usize * UNDER_WAY_MAX],
             sharers,
             windows: Vec::new(),
-            ended_ns: 0,
             message: Vec::new(),
             frame: Vec::new(),
         }
@@ -109,14 +113,8 @@ impl Traffic {
     /// Follows the phase and sends what is due; returns how long the thread may wait, ns.
     pub(crate) fn turn(&mut self, desk: &mut Desk) -> u64 {
         let before = std::mem::replace(&mut self.phase, desk.phase());
-        if before != self.phase && self.phase == Phase::Measure {
-            self.windows.push(Latencies::new());
-        }
-        if before != self.phase && before == Phase::Measure {
-            self.ended_ns = clock::now_ns();
-        }
-        if !flows(before) && flows(self.phase) {
-            self.begin(desk);
+        if before != self.phase {
+            self.follow(desk, before);
         }
         let Some(pace) = self.pace.as_mut().filter(|_| flows(self.phase)) else { return u64::MAX };
         let dealt = pace.deal(clock::now_ns());
@@ -144,7 +142,7 @@ impl Traffic {
         desk.counts.received += 1;
         let sent_ns = self.sent_ns[ring_place(slot, nth)];
         let meant_ns = self.pace.as_ref().map_or(sent_ns, |pace| pace.intended_ns(slot.0, nth));
-        if is_measured(self.phase, meant_ns, self.ended_ns)
+        if is_measured(self.phase)
             && let Some(window) = self.windows.last_mut()
         {
             let now_ns = clock::now_ns();
@@ -153,17 +151,65 @@ impl Traffic {
             window.corrected.saturating_record(corrected_ns);
             desk.observe(corrected_ns);
         }
-        if flows(self.phase) {
-            match self.pace {
-                Some(_) => self.catch_up(desk, slot),
-                None => self.send(desk, slot),
-            }
+        match self.pace {
+            // Once the window is over nothing more is dealt, and this sends what is left of it.
+            Some(_) if flows(self.phase) || is_measured(self.phase) => self.catch_up(desk, slot),
+            None if flows(self.phase) => self.send(desk, slot),
+            _ => {}
         }
     }
 
     /// A connection begins anew.
     pub(crate) fn opened(&mut self, slot: Slot) {
         self.flights[slot.index()] = Flight::default();
+    }
+
+    /// Another phase begins than `before`.
+    fn follow(&mut self, desk: &mut Desk, before: Phase) {
+        if before == Phase::Settle || (before == Phase::Measure && self.phase != Phase::Settle) {
+            self.give_up();
+        }
+        if flows(self.phase) && !flows(before) {
+            self.begin(desk);
+        }
+        match (before, self.phase) {
+            (_, Phase::Measure) => {
+                // What was dealt before it began, to be taken off at its end.
+                let meant = self.pace.as_ref().map_or(0, Pace::dealt);
+                self.windows.push(Latencies { meant, ..Latencies::new() });
+            }
+            (Phase::Measure, Phase::Settle) => self.deal_the_last(desk),
+            _ => {}
+        }
+    }
+
+    /// Deals what was meant for the window that ends now, and sends what of it may be sent.
+    fn deal_the_last(&mut self, desk: &mut Desk) {
+        let Some((pace, window)) = self.pace.as_mut().zip(self.windows.last_mut()) else { return };
+        window.meant = pace.deal(clock::now_ns()).end - window.meant;
+        for slot in (0..).map(Slot).take(self.flights.len()) {
+            self.catch_up(desk, slot);
+        }
+    }
+
+    /// Ends the last window: what has not come back now took at least as long as until now.
+    fn give_up(&mut self) {
+        let Some(window) = self.windows.last_mut() else { return };
+        let now_ns = clock::now_ns();
+        for (slot, flight) in (0..).map(Slot).zip(&self.flights) {
+            let sent = u64::from(flight.sent);
+            let due = self.pace.as_ref().map_or(sent, |pace| pace.due(slot.0).max(sent));
+            window.unsent += due - sent;
+            for nth in (flight.received..u32::MAX).take_while(|&nth| u64::from(nth) < due) {
+                let sent_ns = (nth < flight.sent).then(|| self.sent_ns[ring_place(slot, nth)]);
+                let meant_ns = self.pace.as_ref().map(|pace| pace.intended_ns(slot.0, nth)).or(sent_ns);
+                for (histogram, since_ns) in [(&mut window.raw, sent_ns), (&mut window.corrected, meant_ns)] {
+                    if let Some(since_ns) = since_ns {
+                        histogram.saturating_record(now_ns.saturating_sub(since_ns));
+                    }
+                }
+            }
+        }
     }
 
     /// Everybody begins at zero: all sends once in a closed loop, nobody yet in an open one.
@@ -193,7 +239,7 @@ impl Traffic {
                 return;
             }
             if under_way == 0
-                && self.phase == Phase::Measure
+                && is_measured(self.phase)
                 && let Some((pace, window)) = self.pace.as_ref().zip(self.windows.last_mut())
             {
                 let meant_ns = pace.intended_ns(slot.0, flight.sent);
@@ -219,30 +265,13 @@ fn flows(phase: Phase) -> bool {
     matches!(phase, Phase::Warm | Phase::Measure)
 }
 
-/// Whether a message that comes back belongs to the last window. One that was under way at its end does: a stall there
-/// would hide those that it held up.
-fn is_measured(phase: Phase, meant_ns: u64, ended_ns: u64) -> bool {
-    match phase {
-        Phase::Measure => true,
-        Phase::Settle => meant_ns < ended_ns,
-        Phase::Ramp | Phase::Warm | Phase::Finish => false,
-    }
+/// Whether a message that comes back belongs to the last window. What was meant for it and comes after its end does: a
+/// stall there would hide those that it held up.
+fn is_measured(phase: Phase) -> bool {
+    matches!(phase, Phase::Measure | Phase::Settle)
 }
 
 /// Where the moment of sending a connection's `nth` message is kept.
 fn ring_place(slot: Slot, nth: u32) -> usize {
     slot.index() * UNDER_WAY_MAX + nth as usize % UNDER_WAY_MAX
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_under_way_at_the_end_of_a_window_belongs_to_it() {
-        assert!(is_measured(Phase::Measure, 900, 0) && is_measured(Phase::Settle, 900, 1_000));
-        assert!(!is_measured(Phase::Settle, 1_000, 1_000), "meant after the window");
-        assert!(!is_measured(Phase::Settle, 900, 0), "there was no window");
-        assert!(!is_measured(Phase::Warm, 900, 1_000));
-    }
 }

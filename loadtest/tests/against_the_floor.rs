@@ -308,11 +308,25 @@ fn a_run_ends_without_what_never_comes_though_the_server_goes_on_pinging() {
     ] {
         let floor = Floor::start_with(mode, "--ping-every 50ms");
         let window = if scenario.starts_with("slow") { "" } else { "--seconds 100ms --warm-up 0s" };
-        let output = floor.load(&format!("{scenario} {window} --patience 300ms --max-errors 0"));
+        let output = floor.load(&format!("{scenario} {window} --patience 2s --max-errors 0"));
         assert_eq!(output.status.code(), Some(1), "{scenario}: {output:?}");
         let report = report(&output);
         assert_eq!(report["errors"]["message never arrived"], lost, "{scenario}: {report:#}");
     }
+}
+
+#[test]
+fn what_is_never_answered_took_as_long_as_it_was_waited_for() {
+    // It takes messages and says nothing.
+    let floor = Floor::start("handshake");
+    let output = floor
+        .load("echo --connections 1 --rate 1000 --seconds 200ms --warm-up 0s --patience 2s --max-errors 0");
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    assert_eq!(report["errors"]["message never arrived"], 16, "so many are under way at once: {report:#}");
+    let meant = figure(&report, "latency_messages_meant");
+    assert!(meant > 16.0 && figure(&report, "latency_messages_not_sent") >= meant - 16.0, "{report:#}");
+    assert!(figure(&report, "latency_p50_us") > 2_000_000.0, "{report:#}");
 }
 
 #[test]

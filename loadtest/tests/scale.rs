@@ -102,7 +102,7 @@ fn a_broadcast_that_nobody_hears_ends_though_bystanders_echo_on() {
     let floor = Floor::start();
     let file = std::env::temp_dir().join(format!("loadtest-unheard-{}.json", std::process::id()));
     // Whoever speaks at this path hears it alone.
-    let further = ["--speak-path", "/echo", "--patience", "300ms"];
+    let further = ["--speak-path", "/echo", "--patience", "2s"];
     let output = floor.load("100", &file, &further);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let report = read(&file, &output);

@@ -34,6 +34,9 @@ const SLACK_S: f64 = 2.0;
 /// Handshakes and closes under way at once in a thread.
 const UNDER_WAY_MAX: u32 = 1024;
 
+/// How long a thread waits for a slot whose connection it has just ended, ns.
+const ROOM_STEP_NS: u64 = 1_000_000;
+
 /// Measures what it costs that connections come and go.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
@@ -117,10 +120,12 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let (end, resident_after) = (crew.board().counts(), resident()?);
     progress.step("leaving");
     crew.set_phase(Phase::Settle);
-    crew.wait_until(&progress, shared.patience, |counts| counts.open <= idle && counts.busy == 0)?;
+    crew.wait_until(&progress, shared.patience, |counts| {
+        counts.open <= idle && counts.busy == 0 && counts.owed == 0
+    })?;
 
     let gathered = crew.finish(&progress)?;
-    if end.upgrades == begin.upgrades {
+    if gathered.counts.upgrades == begin.upgrades {
         return Err(Failure::Server(no_connection(&gathered.faults)));
     }
     let mut report = shared.report("churn", &plan, party.threads());
@@ -132,6 +137,8 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let corrected = merged(works().map(|churn| &churn.corrected));
     report.percentiles("latency", &corrected);
     report.percentiles("latency_raw", &merged(works().map(|churn| &churn.raw)));
+    let missed: u64 = works().map(|churn| churn.missed).sum();
+    report.figure("comings_not_begun", missed as f64, Unit::Count);
     report.figure("idle_held", f64::from(idle), Unit::Count);
     report.figure("failed_to_open", gathered.counts.failures as f64, Unit::Count);
     report.figure("closed_unexpectedly", gathered.counts.lost as f64, Unit::Count);
@@ -172,6 +179,8 @@ struct Churn {
     leaving: VecDeque<(u64, Slot, u32)>,
     raw: Histogram<u64>,
     corrected: Histogram<u64>,
+    /// Comings that were meant for the window and never begun.
+    missed: u64,
 }
 
 impl Churn {
@@ -189,6 +198,7 @@ impl Churn {
             leaving: VecDeque::new(),
             raw: latencies(),
             corrected: latencies(),
+            missed: 0,
         }
     }
 
@@ -211,10 +221,30 @@ impl Churn {
         u64::MAX
     }
 
+    /// Follows the phase. Nothing more is dealt after the window, but what was dealt within it is still to come; what
+    /// has not begun when that is given up took at least as long as until then.
+    fn follow(&mut self, desk: &Desk) {
+        let before = std::mem::replace(&mut self.phase, desk.phase());
+        let Some(pace) = self.pace.as_mut().filter(|_| before != self.phase) else { return };
+        if before == Phase::Measure {
+            self.dealt = pace.deal(clock::now_ns()).end;
+        } else if before == Phase::Settle {
+            let now_ns = clock::now_ns();
+            for coming in self.begun..self.dealt {
+                self.corrected.saturating_record(now_ns.saturating_sub(pace.moment_ns(coming)));
+            }
+            self.missed += self.dealt - self.begun;
+            self.begun = self.dealt;
+        }
+    }
+
     /// Opens what is due and has room; returns how long until the next coming.
     fn come(&mut self, desk: &mut Desk) -> u64 {
+        let flows = self.flows();
         let Some(pace) = &mut self.pace else { return u64::MAX };
-        self.dealt = pace.deal(clock::now_ns()).end;
+        if flows {
+            self.dealt = pace.deal(clock::now_ns()).end;
+        }
         while self.begun < self.dealt && desk.counts.busy < UNDER_WAY_MAX {
             let Some(slot) = self.free.pop() else { break };
             let visit = &mut self.visits[slot.index()];
@@ -224,15 +254,22 @@ impl Churn {
             self.begun += 1;
             desk.open(slot, Dialogue::WebSocket);
         }
-        pace.next_in_ns(clock::now_ns())
+        let owed = self.dealt - self.begun;
+        desk.counts.owed = if flows { 0 } else { owed };
+        match (flows, owed) {
+            (true, _) => pace.next_in_ns(clock::now_ns()),
+            (false, 0) => u64::MAX,
+            (false, _) => ROOM_STEP_NS,
+        }
     }
 }
 
 impl Scenario for Churn {
     fn turn(&mut self, desk: &mut Desk) -> u64 {
-        self.phase = desk.phase();
+        self.follow(desk);
         let leave_ns = self.part(desk);
-        if !self.flows() {
+        if !self.flows() && self.phase != Phase::Settle {
+            desk.counts.owed = 0;
             return leave_ns;
         }
         if self.pace.is_none() {
@@ -244,7 +281,7 @@ impl Scenario for Churn {
 
     fn opened(&mut self, desk: &mut Desk, slot: Slot) {
         let (visit, now_ns) = (self.visits[slot.index()], clock::now_ns());
-        if self.phase == Phase::Measure {
+        if matches!(self.phase, Phase::Measure | Phase::Settle) {
             let corrected_ns = now_ns.saturating_sub(visit.meant_ns);
             self.corrected.saturating_record(corrected_ns);
             self.raw.saturating_record(now_ns.saturating_sub(visit.began_ns));

@@ -128,13 +128,19 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// Tells the latencies of a window: in an open loop raw and corrected, and whether the harness kept its pace.
+/// Tells the latencies of a window: in an open loop raw and corrected, what was never sent, and whether the harness kept
+/// its pace.
 pub(crate) fn tell_latencies(report: &mut Report, name: &str, latencies: &Latencies, closed: bool) {
     report.percentiles(name, &latencies.corrected);
-    if closed || latencies.late.is_empty() {
+    if closed {
         return;
     }
     report.percentiles(&format!("{name}_raw"), &latencies.raw);
+    report.figure(format!("{name}_messages_meant"), latencies.meant as f64, Unit::Count);
+    report.figure(format!("{name}_messages_not_sent"), latencies.unsent as f64, Unit::Count);
+    if latencies.late.is_empty() {
+        return;
+    }
     let late_us = latencies.late.value_at_quantile(0.99) as f64 / 1e3;
     report.figure(format!("{name}_harness_late_p99"), late_us, Unit::Micros);
     if late_us > LATE_US {

@@ -168,8 +168,8 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let usage = window.close(crew.board())?;
     let (end, messages) = (crew.board().counts(), ledger.complete() - messages_before);
     crew.set_phase(Phase::Settle);
-    crew.wait_until(&progress, shared.patience, |_| {
-        (0..ledger.publishers()).all(|lane| ledger.under_way(lane) == 0)
+    crew.wait_until(&progress, shared.patience, |counts| {
+        counts.owed == 0 && (0..ledger.publishers()).all(|lane| ledger.under_way(lane) == 0)
     })?;
 
     let mut gathered = crew.finish(&progress)?;
@@ -191,6 +191,10 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     }
     report
         .percentiles("time_to_last_subscriber", &merged(gathered.scenarios.iter().map(|each| &each.to_last)));
+    if !args.closed {
+        let unsent: u64 = gathered.scenarios.iter().map(|each| each.unsent).sum();
+        report.figure("messages_not_sent", unsent as f64, Unit::Count);
+    }
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_delivery);
     let rate = (end.received - begin.received) as f64 / usage.seconds;
     report.check_least("min-rate", args.min_rate, Some(rate));
@@ -219,6 +223,12 @@ struct Publisher {
     began_ns: u64,
 }
 
+impl Publisher {
+    fn stands(&self, desk: &Desk) -> bool {
+        matches!(desk.stage(self.slot), Stage::Open | Stage::Http)
+    }
+}
+
 /// The subscribers and publishers of one thread. Slots: subscribers first, then publishers.
 pub(crate) struct Fanout {
     ramp: Ramp,
@@ -232,8 +242,12 @@ pub(crate) struct Fanout {
     sequences: Sequences,
     run: Option<Run>,
     phase: Phase,
+    /// When the measured window ended, ns.
+    ended_ns: u64,
     threads: u32,
     to_last: Histogram<u64>,
+    /// Messages that were meant for the window and never published.
+    unsent: u64,
     message: Vec<u8>,
     frame: Vec<u8>,
 }
@@ -268,8 +282,10 @@ impl Fanout {
             ledger,
             run: None,
             phase: Phase::Ramp,
+            ended_ns: 0,
             threads,
             to_last: latencies(),
+            unsent: 0,
             message: Vec::new(),
             frame: Vec::new(),
         }
@@ -299,7 +315,8 @@ impl Fanout {
     fn settle_run(&mut self, desk: &Desk) {
         let Some(run) = self.run.take() else { return };
         if let Some(since_ns) = self.ledger.deliver(run.publisher as usize, run.sequence, run.count) {
-            if self.phase == Phase::Measure {
+            // What is under way at the end of the window belongs to it: a stall there would hide those that it held up.
+            if matches!(self.phase, Phase::Measure | Phase::Settle) {
                 let latency_ns = clock::now_ns().saturating_sub(since_ns);
                 self.to_last.saturating_record(latency_ns);
                 desk.observe(latency_ns);
@@ -335,25 +352,72 @@ impl Fanout {
         wait_ns
     }
 
-    /// The moment for which a publisher's next message is meant, if that is now.
+    /// The moment for which a publisher's next message is meant, if that is now, or was before the window ended.
     fn due(&mut self, desk: &Desk, index: usize, wait_ns: &mut u64) -> Option<u64> {
         let publisher = &mut self.publishers[index];
-        let stands = matches!(desk.stage(publisher.slot), Stage::Open | Stage::Http);
-        if !stands || publisher.posting || desk.is_clogged(publisher.slot) {
+        if !publisher.stands(desk) || publisher.posting || desk.is_clogged(publisher.slot) {
             return None;
         }
         let now_ns = clock::now_ns();
         let under_way = self.ledger.under_way(publisher.number);
-        let Some(rate_per_s) = self.rate_per_s else { return (under_way == 0).then_some(now_ns) };
+        if self.rate_per_s.is_none() {
+            return (under_way == 0 && self.phase != Phase::Settle).then_some(now_ns);
+        }
         if publisher.began_ns == 0 {
             publisher.began_ns = now_ns;
         }
-        let nth = f64::from(self.ledger.published(publisher.number) + 1);
-        let meant_ns = publisher.began_ns + (nth / rate_per_s * 1e9) as u64;
+        let meant_ns = self.meant_ns(&self.publishers[index], 0)?;
+        if self.phase == Phase::Settle {
+            return (meant_ns <= self.ended_ns && under_way < UNDER_WAY_MAX).then_some(meant_ns);
+        }
         if meant_ns > now_ns {
             *wait_ns = (*wait_ns).min(meant_ns - now_ns);
         }
         (meant_ns <= now_ns && under_way < UNDER_WAY_MAX).then_some(meant_ns)
+    }
+
+    /// When a publisher's next message is meant, or one so much `later`, ns; `None` in a closed loop, and before the first.
+    fn meant_ns(&self, publisher: &Publisher, later: u64) -> Option<u64> {
+        let nth = u64::from(self.ledger.published(publisher.number)) + 1 + later;
+        let rate_per_s = self.rate_per_s.filter(|_| publisher.began_ns > 0)?;
+        Some(publisher.began_ns + (nth as f64 / rate_per_s * 1e9) as u64)
+    }
+
+    /// Messages of a publisher that were meant for the window and are not published.
+    fn overdue_ns(&self, publisher: &Publisher) -> impl Iterator<Item = u64> {
+        let meant = (0..).map_while(|later| self.meant_ns(publisher, later));
+        meant.take_while(|&meant_ns| meant_ns <= self.ended_ns)
+    }
+
+    /// Ends the window: what is not done now took at least as long as until now.
+    fn give_up(&mut self) {
+        let now_ns = clock::now_ns();
+        let mut waited_ns = Vec::new();
+        for publisher in &self.publishers {
+            let unsent_from = waited_ns.len();
+            waited_ns.extend(self.overdue_ns(publisher));
+            self.unsent += (waited_ns.len() - unsent_from) as u64;
+            waited_ns.extend(self.ledger.incomplete(publisher.number));
+        }
+        for since_ns in waited_ns {
+            self.to_last.saturating_record(now_ns.saturating_sub(since_ns));
+        }
+    }
+
+    /// Follows the phase, and lets the conductor know what is still to be published of the window that is over.
+    fn follow_phase(&mut self, desk: &mut Desk) {
+        let before = std::mem::replace(&mut self.phase, desk.phase());
+        if before == Phase::Measure && self.phase != Phase::Measure {
+            self.ended_ns = clock::now_ns();
+        }
+        if before == Phase::Settle && self.phase != Phase::Settle {
+            self.give_up();
+        }
+    }
+
+    fn owed(&self, desk: &Desk) -> u64 {
+        let standing = self.publishers.iter().filter(|publisher| publisher.stands(desk));
+        standing.filter(|publisher| self.overdue_ns(publisher).next().is_some()).count() as u64
     }
 
     fn publish(&mut self, desk: &mut Desk, index: usize, since_ns: u64) {
@@ -387,13 +451,14 @@ impl Fanout {
 
 impl Scenario for Fanout {
     fn turn(&mut self, desk: &mut Desk) -> u64 {
-        self.phase = desk.phase();
+        self.follow_phase(desk);
         self.settle_run(desk);
         self.follow_goal(desk);
         let mut wait_ns = self.ramp.turn(desk);
-        if matches!(self.phase, Phase::Warm | Phase::Measure) {
+        if matches!(self.phase, Phase::Warm | Phase::Measure | Phase::Settle) {
             wait_ns = wait_ns.min(self.publish_due(desk));
         }
+        desk.counts.owed = if self.phase == Phase::Settle { self.owed(desk) } else { 0 };
         wait_ns
     }
 

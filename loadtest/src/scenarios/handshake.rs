@@ -79,6 +79,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     crew.let_pass(&progress, args.seconds, |_| false)?;
     let usage = window.close(crew.board())?;
     let end = crew.board().counts();
+    progress.step("waiting for those under way");
+    crew.set_phase(Phase::Settle);
+    crew.wait_until(&progress, shared.patience, |counts| counts.open == 0 && counts.busy == 0)?;
 
     let gathered = crew.finish(&progress)?;
     if gathered.counts.upgrades == 0 {
@@ -121,6 +124,22 @@ impl Handshake {
         matches!(self.phase, Phase::Warm | Phase::Measure)
     }
 
+    /// Ends what was begun in the window and is not answered: it took at least as long as until now.
+    fn give_up(&mut self, desk: &mut Desk) {
+        let now_ns = clock::now_ns();
+        for (slot, &began_ns) in (0..).map(Slot).zip(&self.began_ns) {
+            match desk.stage(slot) {
+                Stage::Free => continue,
+                Stage::Connecting | Stage::Upgrading => {
+                    self.latency.saturating_record(now_ns.saturating_sub(began_ns));
+                    desk.note(Fault::Late("upgrade"), 1);
+                }
+                Stage::Open | Stage::Http | Stage::Closing => {}
+            }
+            desk.finish(slot, Farewell::Fin);
+        }
+    }
+
     fn open(&mut self, desk: &mut Desk, slot: Slot) {
         self.began_ns[slot.index()] = clock::now_ns();
         desk.open(slot, Dialogue::WebSocket);
@@ -130,14 +149,10 @@ impl Handshake {
 impl Scenario for Handshake {
     fn turn(&mut self, desk: &mut Desk) -> u64 {
         let before = std::mem::replace(&mut self.phase, desk.phase());
+        if before == Phase::Settle && before != self.phase {
+            self.give_up(desk);
+        }
         if !self.flows() {
-            if before != self.phase {
-                for slot in (0..).map(Slot).take(self.began_ns.len()) {
-                    if desk.stage(slot) != Stage::Free {
-                        desk.finish(slot, Farewell::Fin);
-                    }
-                }
-            }
             return u64::MAX;
         }
         for slot in std::mem::take(&mut self.resting) {
@@ -147,7 +162,8 @@ impl Scenario for Handshake {
     }
 
     fn opened(&mut self, desk: &mut Desk, slot: Slot) {
-        if self.phase == Phase::Measure {
+        // What was begun in the window belongs to it, whenever it is answered.
+        if matches!(self.phase, Phase::Measure | Phase::Settle) {
             let latency_ns = clock::now_ns().saturating_sub(self.began_ns[slot.index()]);
             self.latency.saturating_record(latency_ns);
             desk.observe(latency_ns);
