@@ -41,6 +41,7 @@ mod scenario_file;
 mod scenarios;
 mod sequence;
 mod sockets;
+mod span;
 mod spread;
 mod target;
 mod timeline;

@@ -13,14 +13,13 @@ use config::units::parse_duration;
 use hdrhistogram::Histogram;
 
 use crate::args;
-use crate::board::Phase;
+use crate::board::{Counts, Phase};
 use crate::client::{Desk, Dialogue, Farewell, Scenario, Slot, Stage};
 use crate::clock;
 use crate::crew::Crew;
 use crate::failure::Failure;
 use crate::fault::Fault;
 use crate::pace::Pace;
-use crate::probe::Window;
 use crate::progress::Progress;
 use crate::report::{Report, Unit};
 use crate::scenarios::bystanders::{Part, Party};
@@ -106,33 +105,29 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     open(&crew, args.idle, shared.patience, &progress)?;
     let idle = crew.board().counts().open;
     settled(&crew, server, &progress)?;
-    progress.step("warming up");
-    crew.board().set_rate_per_s(Some(args.rate));
-    crew.set_phase(Phase::Warm);
-    crew.let_pass(&progress, args.warm_up, |_| false)?;
-    progress.step("measuring");
-    crew.set_phase(Phase::Measure);
     let resident = || server.map(|server| server.resident_bytes()).transpose();
-    let (begin, resident_before) = (crew.board().counts(), resident()?);
-    let window = Window::open(server, crew.board())?;
-    crew.let_pass(&progress, args.seconds, |_| false)?;
-    let usage = window.close(crew.board())?;
-    let (end, resident_after) = (crew.board().counts(), resident()?);
-    progress.step("leaving");
-    crew.set_phase(Phase::Settle);
-    crew.wait_until(&progress, shared.patience, |counts| {
-        counts.open <= idle && counts.busy == 0 && counts.owed == 0
-    })?;
+    let (mut resident_before, mut resident_after) = (None, None);
+    let during = || {
+        resident_before = resident()?;
+        crew.let_pass(&progress, args.seconds, |_| false)?;
+        resident_after = resident()?;
+        Ok(())
+    };
+    let gone = |counts: &Counts| counts.open <= idle && counts.busy == 0 && counts.owed == 0;
+    let settle = || crew.wait_until(&progress, shared.patience, gone);
+    let span = shared.span(server, &progress, args.warm_up, Some(args.rate));
+    let measured = span.measure(&crew, "comings and goings", during, settle)?;
 
     let gathered = crew.finish(&progress)?;
-    if gathered.counts.upgrades == begin.upgrades {
+    if gathered.counts.upgrades == measured.begin.upgrades {
         return Err(Failure::Server(no_connection(&gathered.faults)));
     }
     let mut report = shared.report("churn", &plan, party.threads());
     report.about("idle", args.idle.to_string());
     report.about("comings", format!("{} per second, each stays for {:?}", args.rate, args.stay));
     report.about("farewell", format!("{:?}", args.farewell));
-    let per_coming = work(&mut report, ("coming", "comings"), end.upgrades - begin.upgrades, &usage);
+    let comings = measured.end.upgrades - measured.begin.upgrades;
+    let per_coming = work(&mut report, ("coming", "comings"), comings, &measured.usage);
     let works = || gathered.scenarios.iter().filter_map(Part::work);
     let corrected = merged(works().map(|churn| &churn.corrected));
     report.percentiles("latency", &corrected);

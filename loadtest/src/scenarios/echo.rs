@@ -10,14 +10,12 @@ use std::time::Duration;
 use config::units::parse_duration;
 
 use crate::args;
-use crate::board::Phase;
 use crate::client::{Desk, Scenario, Slot, share};
 use crate::crew::{Crew, thread_count};
 use crate::failure::Failure;
 use crate::fault::Fault;
 use crate::frames::MessageKind;
 use crate::payload;
-use crate::probe::Window;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
@@ -92,19 +90,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     if crew.board().counts().open == 0 {
         return Err(Failure::Server(no_connection(&crew.finish(&progress)?.faults)));
     }
-    progress.step("warming up");
-    crew.board().set_rate_per_s((!args.closed).then_some(args.rate));
-    crew.set_phase(Phase::Warm);
-    crew.let_pass(&progress, args.warm_up, |_| false)?;
-    progress.step("measuring");
-    crew.set_phase(Phase::Measure);
-    let begin = crew.board().counts();
-    let window = Window::open(server, crew.board())?;
-    crew.let_pass(&progress, args.seconds, |_| false)?;
-    let usage = window.close(crew.board())?;
-    let end = crew.board().counts();
-    crew.set_phase(Phase::Settle);
-    crew.wait_until(&progress, shared.patience, |counts| counts.received >= counts.sent)?;
+    let rate_per_s = (!args.closed).then_some(args.rate);
+    let span = shared.span(server, &progress, args.warm_up, rate_per_s);
+    let measured = span.echoes(&crew, "echo", args.seconds)?;
 
     let mut gathered = crew.finish(&progress)?;
     let lost = gathered.counts.sent.saturating_sub(gathered.counts.received);
@@ -117,9 +105,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         "loop",
         if args.closed { "closed".to_owned() } else { format!("open, {} per second", args.rate) },
     );
-    let per_message = work(&mut report, ("message", "messages"), end.received - begin.received, &usage);
+    let per_message = work(&mut report, ("message", "messages"), measured.messages(), &measured.usage);
     if args.closed {
-        warn_when_busy(&mut report, &usage);
+        warn_when_busy(&mut report, &measured.usage);
     }
     tell_latencies(&mut report, "latency", &latencies, args.closed);
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_message);

@@ -13,7 +13,7 @@ use config::units::parse_duration;
 use hdrhistogram::Histogram;
 
 use crate::args;
-use crate::board::Phase;
+use crate::board::{Counts, Phase};
 use crate::client::{Desk, Dialogue, Farewell, Plan, Scenario, Slot, Stage, share};
 use crate::clock;
 use crate::crew::{Crew, thread_count};
@@ -21,7 +21,6 @@ use crate::failure::Failure;
 use crate::fault::Fault;
 use crate::frames::{self, MessageKind};
 use crate::payload;
-use crate::probe::Window;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
@@ -155,22 +154,20 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         let why = no_connection(&crew.finish(&progress)?.faults);
         return Err(Failure::Server(format!("{open} of {everybody} connections came up; {why}")));
     }
-    progress.step("warming up");
-    crew.set_phase(Phase::Warm);
-    crew.let_pass(&progress, args.warm_up, |_| false)?;
-    progress.step("measuring");
-    crew.set_phase(Phase::Measure);
-    let (begin, messages_before) = (crew.board().counts(), ledger.complete());
-    let window = Window::open(server, crew.board())?;
-    let enough =
-        |_: &_| args.messages.is_some_and(|messages| ledger.complete() - messages_before >= messages);
-    crew.let_pass(&progress, args.seconds, enough)?;
-    let usage = window.close(crew.board())?;
-    let (end, messages) = (crew.board().counts(), ledger.complete() - messages_before);
-    crew.set_phase(Phase::Settle);
-    crew.wait_until(&progress, shared.patience, |counts| {
+    let mut messages = 0;
+    let during = || {
+        let before = ledger.complete();
+        let enough = |_: &_| args.messages.is_some_and(|messages| ledger.complete() - before >= messages);
+        crew.let_pass(&progress, args.seconds, enough)?;
+        messages = ledger.complete() - before;
+        Ok(())
+    };
+    let delivered = |counts: &Counts| {
         counts.owed == 0 && (0..ledger.publishers()).all(|lane| ledger.under_way(lane) == 0)
-    })?;
+    };
+    let settle = || crew.wait_until(&progress, shared.patience, delivered);
+    let span = shared.span(server, &progress, args.warm_up, None);
+    let measured = span.measure(&crew, "fan-out", during, settle)?;
 
     let mut gathered = crew.finish(&progress)?;
     let lost = gathered.scenarios.iter().map(Fanout::lost).sum();
@@ -185,9 +182,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         args.rate_per_s().map_or("closed".to_owned(), |rate| format!("open, {rate} per second")),
     );
     report.figure("messages_to_all", messages as f64, Unit::Count);
-    let per_delivery = work(&mut report, ("delivery", "deliveries"), end.received - begin.received, &usage);
+    let per_delivery = work(&mut report, ("delivery", "deliveries"), measured.messages(), &measured.usage);
     if args.closed {
-        warn_when_busy(&mut report, &usage);
+        warn_when_busy(&mut report, &measured.usage);
     }
     report
         .percentiles("time_to_last_subscriber", &merged(gathered.scenarios.iter().map(|each| &each.to_last)));
@@ -196,8 +193,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         report.figure("messages_not_sent", unsent as f64, Unit::Count);
     }
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_delivery);
-    let rate = (end.received - begin.received) as f64 / usage.seconds;
-    report.check_least("min-rate", args.min_rate, Some(rate));
+    report.check_least("min-rate", args.min_rate, Some(measured.rate_per_s()));
     shared.conclude(&mut report, &gathered);
     Ok(report)
 }

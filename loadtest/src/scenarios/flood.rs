@@ -143,7 +143,6 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     if bystanders.board().counts().open == 0 {
         return Err(Failure::Server(no_connection(&bystanders.finish(&progress)?.faults)));
     }
-    bystanders.board().set_rate_per_s(Some(args.rate));
     let mut seen = vec![stage.window(Setting::Nobody, None)?];
     let connected = stage.connect(&ours)?;
     if connected == 0 {
@@ -216,37 +215,35 @@ impl Stages<'_> {
     /// One window of the bystanders, with a flood or without.
     fn window(&self, setting: Setting, flood: Option<&Crew<Flood>>) -> Result<Seen, Failure> {
         let (args, crew) = (self.args, self.bystanders);
-        let patience = args.shared.patience;
-        self.progress.step(match setting {
+        let name = match setting {
             Setting::Nobody => "nobody floods",
             Setting::Ours => "flooding",
             Setting::Control => "flooding the control",
-        });
+        };
         if let Some(flood) = flood {
             self.connect(flood)?;
             flood.set_phase(Phase::Warm);
         }
-        crew.set_phase(Phase::Warm);
-        crew.let_pass(self.progress, args.warm_up, |_| false)?;
-        crew.set_phase(Phase::Measure);
         let received = || flood.map_or(0, |flood| flood.board().counts().received);
-        let begin = received();
-        let generator = flood.map(|flood| Window::open(None, flood.board())).transpose()?;
-        let window = Window::open(self.server, crew.board())?;
-        let mut peak = None;
-        crew.let_pass(self.progress, args.seconds, |_| {
-            peak = peak.max(self.server.and_then(|server| server.resident_bytes_counted().ok()));
-            false
-        })?;
-        let taken = received() - begin;
-        let usage = window.close(crew.board())?;
-        let generator =
-            generator.zip(flood).map(|(window, flood)| window.close(flood.board())).transpose()?;
-        crew.set_phase(Phase::Settle);
-        crew.wait_until(self.progress, patience, |counts| counts.received >= counts.sent)?;
+        let (mut taken, mut peak, mut generator) = (0, None, None);
+        let during = || {
+            let begin = received();
+            let window = flood.map(|flood| Window::open(None, flood.board())).transpose()?;
+            crew.let_pass(self.progress, args.seconds, |_| {
+                peak = peak.max(self.server.and_then(|server| server.resident_bytes_counted().ok()));
+                false
+            })?;
+            taken = received() - begin;
+            generator = window.zip(flood).map(|(window, flood)| window.close(flood.board())).transpose()?;
+            Ok(())
+        };
+        let span = args.shared.span(self.server, self.progress, args.warm_up, Some(args.rate));
+        let usage = span.measure(crew, name, during, || span.echoes_back(crew))?.usage;
         if let Some(flood) = flood {
             flood.set_phase(Phase::Settle);
-            flood.wait_until(self.progress, patience, |counts| counts.open == 0 && counts.busy == 0)?;
+            flood.wait_until(self.progress, args.shared.patience, |counts| {
+                counts.open == 0 && counts.busy == 0
+            })?;
         }
         Ok(Seen { setting, usage, generator, taken, peak })
     }

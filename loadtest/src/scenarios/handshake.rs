@@ -10,13 +10,12 @@ use config::units::parse_duration;
 use hdrhistogram::Histogram;
 
 use crate::args;
-use crate::board::Phase;
+use crate::board::{Counts, Phase};
 use crate::client::{Desk, Dialogue, Farewell, Scenario, Slot, Stage, share};
 use crate::clock;
 use crate::crew::{Crew, thread_count};
 use crate::failure::Failure;
 use crate::fault::Fault;
-use crate::probe::Window;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::scenarios::echo::no_connection;
@@ -69,19 +68,11 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         (Handshake::new(args.farewell, slots), slots)
     })?;
 
-    progress.step("warming up");
-    crew.set_phase(Phase::Warm);
-    crew.let_pass(&progress, args.warm_up, |_| false)?;
-    progress.step("measuring");
-    crew.set_phase(Phase::Measure);
-    let begin = crew.board().counts();
-    let window = Window::open(server, crew.board())?;
-    crew.let_pass(&progress, args.seconds, |_| false)?;
-    let usage = window.close(crew.board())?;
-    let end = crew.board().counts();
-    progress.step("waiting for those under way");
-    crew.set_phase(Phase::Settle);
-    crew.wait_until(&progress, shared.patience, |counts| counts.open == 0 && counts.busy == 0)?;
+    let during = || crew.let_pass(&progress, args.seconds, |_| false);
+    let answered = |counts: &Counts| counts.open == 0 && counts.busy == 0;
+    let settle = || crew.wait_until(&progress, shared.patience, answered);
+    let span = shared.span(server, &progress, args.warm_up, None);
+    let measured = span.measure(&crew, "handshakes", during, settle)?;
 
     let gathered = crew.finish(&progress)?;
     if gathered.counts.upgrades == 0 {
@@ -90,8 +81,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let mut report = shared.report("handshake", &plan, threads);
     report.about("concurrency", args.concurrency.to_string());
     report.about("farewell", format!("{:?}", args.farewell));
-    let per_handshake = work(&mut report, ("handshake", "handshakes"), end.upgrades - begin.upgrades, &usage);
-    warn_when_busy(&mut report, &usage);
+    let handshakes = measured.end.upgrades - measured.begin.upgrades;
+    let per_handshake = work(&mut report, ("handshake", "handshakes"), handshakes, &measured.usage);
+    warn_when_busy(&mut report, &measured.usage);
     report.percentiles("latency", &merged(gathered.scenarios.iter().map(|thread| &thread.latency)));
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_handshake);
     shared.conclude(&mut report, &gathered);

@@ -12,13 +12,13 @@ use config::units::parse_duration;
 use hdrhistogram::Histogram;
 
 use crate::args;
-use crate::board::Phase;
 use crate::client::{Desk, Dialogue, Farewell, Manner, Scenario, Slot, Stage, share};
 use crate::clock;
 use crate::crew::Crew;
 use crate::failure::Failure;
 use crate::fault::{Fault, Faults};
 use crate::frames::MessageKind;
+use crate::probe::Server;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
@@ -106,14 +106,14 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         return Err(Failure::Server(no_connection(&crew.finish(&progress)?.faults)));
     }
     let before = settled(&crew, server, &progress)?;
-    window(args, &crew, &progress, "before")?;
+    window(args, &crew, server, &progress, "before")?;
     progress.step("the slow ones come");
     let everybody = args.connections + args.healthy;
     crew.set_goal(everybody);
     crew.let_pass(&progress, args.drip * 2, |counts| counts.open >= everybody)?;
     let mut most = crew.board().counts().open;
     let resident = settled(&crew, server, &progress)?;
-    most = most.max(window(args, &crew, &progress, "during the attack")?);
+    most = most.max(window(args, &crew, server, &progress, "during the attack")?);
 
     let mut gathered = crew.finish(&progress)?;
     gathered.faults.note_many(Fault::Lost, gathered.counts.sent.saturating_sub(gathered.counts.received));
@@ -154,22 +154,19 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
 fn window(
     args: &Args,
     crew: &Crew<Side<Echo, Loris>>,
+    server: Option<Server>,
     progress: &Progress,
     name: &str,
 ) -> Result<u32, Failure> {
-    progress.step(name);
-    crew.board().set_rate_per_s(Some(args.rate));
-    crew.set_phase(Phase::Warm);
-    crew.let_pass(progress, args.warm_up, |_| false)?;
-    crew.set_phase(Phase::Measure);
     let mut most = 0;
-    crew.let_pass(progress, args.seconds, |counts| {
-        most = most.max(counts.open);
-        false
-    })?;
-    crew.set_phase(Phase::Settle);
-    // Bounded, and not by quiet: those who come again change the counts all the time.
-    crew.let_pass(progress, args.shared.patience, |counts| counts.received >= counts.sent)?;
+    let during = || {
+        crew.let_pass(progress, args.seconds, |counts| {
+            most = most.max(counts.open);
+            false
+        })
+    };
+    let span = args.shared.span(server, progress, args.warm_up, Some(args.rate));
+    span.measure(crew, name, during, || span.echoes_back(crew))?;
     Ok(most)
 }
 

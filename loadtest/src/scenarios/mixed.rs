@@ -10,13 +10,12 @@ use std::time::Duration;
 use config::units::parse_duration;
 
 use crate::args;
-use crate::board::Phase;
 use crate::client::share;
 use crate::crew::Crew;
 use crate::failure::Failure;
 use crate::fault::Fault;
 use crate::frames::MessageKind;
-use crate::probe::{Server, Usage, Window};
+use crate::probe::Server;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
@@ -24,10 +23,8 @@ use crate::scenarios::bystanders::{Part, Party};
 use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
 use crate::scenarios::{Shared, warn_when_busy};
+use crate::span::{Measured, open_rate_per_s};
 use crate::traffic::{self, Traffic};
-
-/// The open loop runs at this share of the rate that the first closed one reached.
-const OPEN_SHARE: f64 = 0.5;
 
 /// Measures what idle connections take away from hot ones.
 #[derive(Debug, Clone, clap::Args)]
@@ -80,17 +77,10 @@ impl Args {
     }
 }
 
-/// What the two windows of one setting showed.
+/// What the closed window of one setting showed; the open one shows latencies.
 struct Seen {
-    usage: Usage,
-    messages: u64,
+    closed: Measured,
     resident: Option<u64>,
-}
-
-impl Seen {
-    fn rate_per_s(&self) -> f64 {
-        self.messages as f64 / self.usage.seconds
-    }
 }
 
 /// Runs the scenario.
@@ -157,51 +147,27 @@ fn measure(
     progress: &Progress,
 ) -> Result<Seen, Failure> {
     let resident = settled(crew, server, progress)?;
-    progress.step(format!("closed loop {setting}"));
-    let (usage, messages) = window(args, crew, server, None, progress)?;
-    let seen = Seen { usage, messages, resident };
-    let open_rate = *rate.get_or_insert((seen.rate_per_s() * OPEN_SHARE).max(1.0));
-    progress.step(format!("open loop {setting}"));
-    window(args, crew, server, Some(open_rate), progress)?;
-    Ok(seen)
-}
-
-fn window(
-    args: &Args,
-    crew: &Crew<Part<Echo>>,
-    server: Option<Server>,
-    rate: Option<f64>,
-    progress: &Progress,
-) -> Result<(Usage, u64), Failure> {
-    crew.board().set_rate_per_s(rate);
-    crew.set_phase(Phase::Warm);
-    crew.let_pass(progress, args.warm_up, |_| false)?;
-    crew.set_phase(Phase::Measure);
-    let begin = crew.board().counts().received;
-    let window = Window::open(server, crew.board())?;
-    crew.let_pass(progress, args.seconds, |_| false)?;
-    let usage = window.close(crew.board())?;
-    let messages = crew.board().counts().received - begin;
-    crew.set_phase(Phase::Settle);
-    crew.wait_until(progress, args.shared.patience, |counts| counts.received >= counts.sent)?;
-    Ok((usage, messages))
+    let span = |rate_per_s| args.shared.span(server, progress, args.warm_up, rate_per_s);
+    let closed = span(None).echoes(crew, &format!("closed loop {setting}"), args.seconds)?;
+    let rate_per_s = *rate.get_or_insert(open_rate_per_s(closed.rate_per_s()));
+    span(Some(rate_per_s)).echoes(crew, &format!("open loop {setting}"), args.seconds)?;
+    Ok(Seen { closed, resident })
 }
 
 fn tell(report: &mut Report, args: &Args, rounds: &[(Seen, Seen)], parts: &[Part<Echo>]) {
     let mut ratios = Vec::new();
     for (number, (without, with)) in rounds.iter().enumerate() {
-        let ratio = with.rate_per_s() / without.rate_per_s().max(1e-9);
+        let ratio = with.closed.rate_per_s() / without.closed.rate_per_s().max(1e-9);
         ratios.push(ratio);
         for (name, seen) in [("without", without), ("with", with)] {
             let name = format!("round_{}_{name}_idle", number + 1);
-            report.figure(format!("{name}_rate"), seen.rate_per_s(), Unit::PerSecond);
-            let cpu = seen.usage.server_cpu_s.filter(|_| seen.messages > 0);
-            let per_message = cpu.map(|cpu| cpu * 1e6 / seen.messages as f64);
-            report.maybe(format!("{name}_server_cpu_per_message"), per_message, Unit::Micros);
+            report.figure(format!("{name}_rate"), seen.closed.rate_per_s(), Unit::PerSecond);
+            let cpu_us = seen.closed.cpu_per_message_us();
+            report.maybe(format!("{name}_server_cpu_per_message"), cpu_us, Unit::Micros);
             report.maybe(format!("{name}_resident"), seen.resident.map(|bytes| bytes as f64), Unit::Bytes);
         }
         report.figure(format!("round_{}_rate_ratio", number + 1), ratio, Unit::Count);
-        warn_when_busy(report, &with.usage);
+        warn_when_busy(report, &with.closed.usage);
     }
     ratios.sort_by(f64::total_cmp);
     let median = ratios.get(ratios.len() / 2).copied();

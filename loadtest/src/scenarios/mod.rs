@@ -34,7 +34,9 @@ use crate::client::Plan;
 use crate::crew::Gathered;
 use crate::failure::Failure;
 use crate::probe::{Server, Usage};
+use crate::progress::Progress;
 use crate::report::{Report, Unit};
+use crate::span::Span;
 use crate::target::{Sources, Target};
 
 /// Longest latency that is told from a longer one: one minute in ns.
@@ -83,6 +85,17 @@ impl Shared {
         let target = Target::parse(&self.url, "ws")?;
         let target = path.map_or(Ok(target.clone()), |path| target.with_path(path))?;
         Ok(Plan { target, publish: None, sources: Sources::new(self.sources, connections), pong_delay_ns: 0 })
+    }
+
+    /// How to measure with these.
+    pub(crate) fn span<'a>(
+        &self,
+        server: Option<Server>,
+        progress: &'a Progress,
+        warm_up: Duration,
+        rate_per_s: Option<f64>,
+    ) -> Span<'a> {
+        Span { server, progress, warm_up, patience: self.patience, rate_per_s }
     }
 
     /// A report that says what was asked.

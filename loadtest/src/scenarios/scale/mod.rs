@@ -29,13 +29,11 @@ use crate::scenarios::bystanders::Party;
 use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
 use crate::scenarios::{Shared, merged, warn_when_busy};
+use crate::span::{Measured, Span, open_rate_per_s};
 use crate::spread::Spread;
 use crate::traffic::{self, Traffic};
 use crowd::{Crowd, Hall, Part};
 use reference::Reference;
-
-/// The open loop of echoes runs at this share of the rate that the closed one reached without the crowd.
-const OPEN_SHARE: f64 = 0.5;
 
 /// Measures what very many connections cost.
 #[derive(Debug, Clone, clap::Args)]
@@ -198,7 +196,7 @@ struct Held {
 
 /// Windows of echoes.
 struct Echoed {
-    windows: Vec<(Usage, u64)>,
+    windows: Vec<Measured>,
 }
 
 /// Broadcasts, and what goes on without any.
@@ -211,50 +209,21 @@ struct Told {
     deliveries: u64,
 }
 
-/// Traffic that has flowed.
-struct Flowed {
-    usage: Usage,
-    messages: u64,
-    /// Opened where the measured window ended.
-    after: Window,
-}
-
 impl Run<'_> {
     /// Closed windows, which show the rate, then an open one at a fixed rate, which shows the latency.
     fn echo(&self, setting: &str, open_rate: &mut Option<f64>) -> Result<Echoed, Failure> {
-        self.progress.step(format!("echo, closed loop, {setting}"));
-        let closed = || {
-            let flowed = self.traffic(None, |run| run.pass(run.args.echo_seconds))?;
-            Ok((flowed.usage, flowed.messages))
-        };
-        let windows = (0..self.args.echo_windows).map(|_| closed()).collect::<Result<_, Failure>>()?;
+        let (span, length) = (|rate| self.span(rate), self.args.echo_seconds);
+        let name = format!("echo, closed loop, {setting}");
+        let closed = |_| span(None).echoes(&self.crew, &name, length);
+        let windows = (0..self.args.echo_windows).map(closed).collect::<Result<_, Failure>>()?;
         let echoed = Echoed { windows };
-        let rate = *open_rate.get_or_insert((echoed.rates_per_s().median * OPEN_SHARE).max(1.0));
-        self.progress.step(format!("echo, open loop, {setting}"));
-        self.traffic(Some(rate), |run| run.pass(run.args.echo_seconds))?;
+        let rate = *open_rate.get_or_insert_with(|| open_rate_per_s(echoed.rates_per_s().median));
+        span(Some(rate)).echoes(&self.crew, &format!("echo, open loop, {setting}"), length)?;
         Ok(echoed)
     }
 
-    /// Lets echoes flow while `measured` goes on; what that took, and how many came back.
-    fn traffic(
-        &self,
-        rate: Option<f64>,
-        measured: impl FnOnce(&Self) -> Result<(), Failure>,
-    ) -> Result<Flowed, Failure> {
-        let crew = &self.crew;
-        crew.board().set_rate_per_s(rate);
-        crew.set_phase(Phase::Warm);
-        self.pass(self.args.warm_up)?;
-        crew.set_phase(Phase::Measure);
-        let begin = crew.board().counts().received;
-        let window = Window::open(self.server, crew.board())?;
-        measured(self)?;
-        let usage = window.close(crew.board())?;
-        let after = Window::open(self.server, crew.board())?;
-        let messages = crew.board().counts().received - begin;
-        crew.set_phase(Phase::Settle);
-        crew.wait_until(&self.progress, self.args.shared.patience, |counts| counts.received >= counts.sent)?;
-        Ok(Flowed { usage, messages, after })
+    fn span(&self, rate_per_s: Option<f64>) -> Span<'_> {
+        self.args.shared.span(self.server, &self.progress, self.args.warm_up, rate_per_s)
     }
 
     fn pass(&self, length: Duration) -> Result<(), Failure> {
@@ -299,22 +268,20 @@ impl Run<'_> {
     }
 
     fn broadcast(&self) -> Result<Told, Failure> {
-        let rate = Some(self.args.bystander_rate);
-        self.progress.step("bystanders alone");
-        let quiet = self.traffic(rate, |run| run.pass(run.args.echo_seconds))?.usage;
+        let (span, crew) = (self.span(Some(self.args.bystander_rate)), &self.crew);
+        let quiet = span.echoes(crew, "bystanders alone", self.args.echo_seconds)?.usage;
         let before = self.hall.ledger.complete();
-        self.progress.step("broadcasting");
-        let told = self.traffic(rate, |run| {
-            for _ in 0..run.args.broadcasts {
-                run.hall.order();
-                run.crew.wake();
+        let broadcast = || {
+            for _ in 0..self.args.broadcasts {
+                self.hall.order();
+                crew.wake();
                 // Bystanders echo all the while: whether anybody still hears it is seen by the crowd alone.
-                let heard = |_: &_| run.hall.ledger.delivered();
-                let (progress, patience) = (&run.progress, run.args.shared.patience);
-                run.crew.wait_while_it_moves(progress, patience, heard, |_| run.hall.is_quiet())?;
+                let heard = |_: &_| self.hall.ledger.delivered();
+                crew.wait_while_it_moves(span.progress, span.patience, heard, |_| self.hall.is_quiet())?;
             }
             Ok(())
-        })?;
+        };
+        let told = span.measure(crew, "broadcasting", broadcast, || span.echoes_back(crew))?;
         let complete = self.hall.ledger.complete() - before;
         self.pass(self.args.echo_seconds)?;
         let after = told.after.close(self.crew.board())?;
@@ -367,13 +334,13 @@ impl Held {
 
 impl Echoed {
     fn rates_per_s(&self) -> Spread {
-        Spread::of(self.windows.iter().map(|(usage, messages)| *messages as f64 / usage.seconds).collect())
+        Spread::of(self.windows.iter().map(Measured::rate_per_s).collect())
     }
 
     /// Server CPU of all windows for each message in them, us.
     fn cpu_per_message_us(&self) -> Option<f64> {
-        let cpu_s: Option<f64> = self.windows.iter().map(|(usage, _)| usage.server_cpu_s).sum();
-        let messages: u64 = self.windows.iter().map(|(_, messages)| messages).sum();
+        let cpu_s: Option<f64> = self.windows.iter().map(|window| window.usage.server_cpu_s).sum();
+        let messages: u64 = self.windows.iter().map(Measured::messages).sum();
         cpu_s.filter(|_| messages > 0).map(|cpu_s| cpu_s * 1e6 / messages as f64)
     }
 }
@@ -438,7 +405,7 @@ fn tell_echo(
         report.maybe(format!("echo_server_cpu_per_message_{name}_crowd"), each, Unit::Micros);
     }
     // A harness at its limit on either side would say nothing of the server.
-    let all = without.windows.iter().chain(&with.windows).map(|(usage, _)| usage);
+    let all = without.windows.iter().chain(&with.windows).map(|window| &window.usage);
     if let Some(usage) = all.max_by(|a, b| a.busiest_client_percent.total_cmp(&b.busiest_client_percent)) {
         warn_when_busy(report, usage);
     }
