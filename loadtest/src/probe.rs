@@ -132,7 +132,7 @@ pub(crate) struct Window {
     server: Option<Server>,
     began_ns: u64,
     server_ns: u64,
-    client_ns: Vec<u64>,
+    clients: Vec<Option<Times>>,
 }
 
 /// What was used within a window.
@@ -144,6 +144,16 @@ pub(crate) struct Usage {
     pub(crate) server_cpu_s: Option<f64>,
     /// CPU share of the busiest client thread, percent: near 100 the harness was the bottleneck.
     pub(crate) busiest_client_percent: f64,
+    /// Share of the window in which a client thread was ready and had no processor, percent, of the one that waited
+    /// longest; `None` where the kernel does not say.
+    pub(crate) longest_client_wait_percent: Option<f64>,
+}
+
+/// What a thread has had of the processors so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Times {
+    ran_ns: u64,
+    waited_ns: u64,
 }
 
 impl Window {
@@ -153,7 +163,7 @@ impl Window {
     /// The server is gone.
     pub(crate) fn open(server: Option<Server>, board: &Board) -> Result<Window, Failure> {
         let server_ns = server.map_or(Ok(0), Server::cpu_ns)?;
-        Ok(Window { server, began_ns: clock::now_ns(), server_ns, client_ns: client_cpu_ns(board) })
+        Ok(Window { server, began_ns: clock::now_ns(), server_ns, clients: client_times(board) })
     }
 
     /// Closes it now.
@@ -166,19 +176,31 @@ impl Window {
             None => None,
         };
         let seconds = (clock::now_ns() - self.began_ns).max(1) as f64 / 1e9;
-        let busiest = client_cpu_ns(board)
-            .iter()
-            .zip(&self.client_ns)
-            .map(|(end, begin)| end.saturating_sub(*begin))
-            .max();
-        let busiest_client_percent = busiest.unwrap_or(0) as f64 / 1e9 / seconds * 100.0;
-        Ok(Usage { seconds, server_cpu_s, busiest_client_percent })
+        let ends = client_times(board);
+        let spent =
+            || self.clients.iter().zip(&ends).filter_map(|(begin, end)| begin.as_ref().zip(end.as_ref()));
+        let percent = |ns: u64| ns as f64 / 1e9 / seconds * 100.0;
+        let busiest = spent().map(|(begin, end)| end.ran_ns.saturating_sub(begin.ran_ns)).max();
+        let longest = spent().map(|(begin, end)| end.waited_ns.saturating_sub(begin.waited_ns)).max();
+        Ok(Usage {
+            seconds,
+            server_cpu_s,
+            busiest_client_percent: busiest.map_or(0.0, percent),
+            longest_client_wait_percent: longest.map(percent),
+        })
     }
 }
 
-fn client_cpu_ns(board: &Board) -> Vec<u64> {
-    let read = |id| cpu_ns(&format!("/proc/self/task/{id}/stat")).unwrap_or(0);
-    board.thread_ids().into_iter().map(read).collect()
+fn client_times(board: &Board) -> Vec<Option<Times>> {
+    let read = |id| fs::read_to_string(format!("/proc/self/task/{id}/schedstat")).ok();
+    board.thread_ids().into_iter().map(|id| times(&read(id)?)).collect()
+}
+
+/// The first two fields of `/proc/PID/task/ID/schedstat`.
+fn times(text: &str) -> Option<Times> {
+    let mut fields = text.split_whitespace();
+    let mut field = || fields.next()?.parse().ok();
+    Some(Times { ran_ns: field()?, waited_ns: field()? })
 }
 
 fn cpu_ns(path: &str) -> io::Result<u64> {
@@ -230,6 +252,12 @@ mod tests {
         let fields = "R 1 1 1 0 -1 4194304 90 0 0 0 250 50 0 0 20 0 1 0 100";
         assert_eq!(cpu_ticks(&format!("42 (a) b (c) {fields}")), Some(300));
         assert_eq!(cpu_ticks("42 (cut"), None);
+    }
+
+    #[test]
+    fn a_thread_ran_and_waited() {
+        assert_eq!(times("1200 34 5\n"), Some(Times { ran_ns: 1_200, waited_ns: 34 }));
+        assert_eq!(times("1200"), None);
     }
 
     #[test]

@@ -151,6 +151,8 @@ fn every_subscriber_gets_every_message_in_order() {
         assert!(output.status.success(), "{arguments}: {report:#}");
         assert!(figure(&report, "messages_to_all") > 0.0, "{arguments}");
         assert!(figure(&report, "deliveries") > 0.0, "{arguments}");
+        let late = &report["figures"]["harness_late_p99_us"];
+        assert_eq!(late.as_f64() > Some(0.0), !arguments.contains("--closed"), "{arguments}: {late}");
     }
 }
 
@@ -193,6 +195,7 @@ fn comings_and_goings_leave_those_alone_who_stay() {
         let most = figure(&report, "window_s") * 400.0 + 80.0;
         assert!(comings > 0.0 && comings <= most, "{comings} of at most {most}");
         assert!(figure(&report, "latency_raw_p50_us") <= figure(&report, "latency_p50_us"));
+        assert!(figure(&report, "harness_late_p99_us") > 0.0);
     }
 }
 
@@ -221,6 +224,9 @@ fn hot_traffic_is_measured_without_and_with_idle_connections() {
     for setting in ["without", "with"] {
         assert!(figure(&report, &format!("round_2_{setting}_idle_rate_per_s")) > 0.0);
         assert!(figure(&report, &format!("latency_{setting}_idle_p99_us")) > 0.0);
+        for name in ["busiest_client_thread_cpu", "longest_client_thread_wait"] {
+            assert!(figure(&report, &format!("round_1_{setting}_idle_{name}_percent")) >= 0.0);
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::report::{Report, Unit};
 use crate::scenarios::bystanders::{Part, Party};
 use crate::scenarios::echo::no_connection;
 use crate::scenarios::hold::{open, settled};
-use crate::scenarios::{Shared, latencies, merged, work};
+use crate::scenarios::{Shared, latencies, merged, tell_late, work};
 
 /// Time that a connection may take to open and to close, on top of its stay, when room is reckoned.
 const SLACK_S: f64 = 2.0;
@@ -134,6 +134,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     report.percentiles("latency_raw", &merged(works().map(|churn| &churn.raw)));
     let missed: u64 = works().map(|churn| churn.missed).sum();
     report.figure("comings_not_begun", missed as f64, Unit::Count);
+    tell_late(&mut report, "", &merged(works().map(|churn| &churn.late)));
     report.figure("idle_held", f64::from(idle), Unit::Count);
     report.figure("failed_to_open", gathered.counts.failures as f64, Unit::Count);
     report.figure("closed_unexpectedly", gathered.counts.lost as f64, Unit::Count);
@@ -176,6 +177,10 @@ struct Churn {
     corrected: Histogram<u64>,
     /// Comings that were meant for the window and never begun.
     missed: u64,
+    /// Whether comings had to wait for room, and not all that were dealt since have begun.
+    held: bool,
+    /// How much later than meant the harness itself was, where there was room, ns.
+    late: Histogram<u64>,
 }
 
 impl Churn {
@@ -194,6 +199,8 @@ impl Churn {
             raw: latencies(),
             corrected: latencies(),
             missed: 0,
+            held: false,
+            late: latencies(),
         }
     }
 
@@ -246,10 +253,14 @@ impl Churn {
             visit.nth = visit.nth.wrapping_add(1);
             visit.meant_ns = pace.moment_ns(self.begun);
             visit.began_ns = clock::now_ns();
+            if self.phase == Phase::Measure && !self.held {
+                self.late.saturating_record(visit.began_ns.saturating_sub(visit.meant_ns));
+            }
             self.begun += 1;
             desk.open(slot, Dialogue::WebSocket);
         }
         let owed = self.dealt - self.begun;
+        self.held = owed > 0;
         desk.counts.owed = if flows { 0 } else { owed };
         match (flows, owed) {
             (true, _) => pace.next_in_ns(clock::now_ns()),

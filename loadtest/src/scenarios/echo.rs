@@ -19,11 +19,8 @@ use crate::payload;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
-use crate::scenarios::{Shared, warn_when_busy, work};
+use crate::scenarios::{Shared, tell_late, warn_when_busy, work};
 use crate::traffic::{self, Latencies, Traffic};
-
-/// A harness that sends this much later than it meant to makes latencies of its own, microseconds.
-pub(crate) const LATE_US: f64 = 1_000.0;
 
 /// Measures what a message costs that comes back.
 #[derive(Debug, Clone, clap::Args)]
@@ -126,14 +123,7 @@ pub(crate) fn tell_latencies(report: &mut Report, name: &str, latencies: &Latenc
     report.percentiles(&format!("{name}_raw"), &latencies.raw);
     report.figure(format!("{name}_messages_meant"), latencies.meant as f64, Unit::Count);
     report.figure(format!("{name}_messages_not_sent"), latencies.unsent as f64, Unit::Count);
-    if latencies.late.is_empty() {
-        return;
-    }
-    let late_us = latencies.late.value_at_quantile(0.99) as f64 / 1e3;
-    report.figure(format!("{name}_harness_late_p99"), late_us, Unit::Micros);
-    if late_us > LATE_US {
-        report.caution("the harness itself sent late: try more --threads, or a lower --rate");
-    }
+    tell_late(report, &format!("{name}_"), &latencies.late);
 }
 
 /// The 99th percentile of a window, corrected, in microseconds.

@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
 use crate::scenarios::echo::no_connection;
-use crate::scenarios::{Shared, latencies, merged, warn_when_busy, work};
+use crate::scenarios::{Shared, latencies, merged, tell_late, warn_when_busy, work};
 use crate::sequence::{Ledger, Sequences, UNDER_WAY_MAX};
 use crate::target::Target;
 use crate::upgrade::Head;
@@ -191,6 +191,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     if !args.closed {
         let unsent: u64 = gathered.scenarios.iter().map(|each| each.unsent).sum();
         report.figure("messages_not_sent", unsent as f64, Unit::Count);
+        tell_late(&mut report, "", &merged(gathered.scenarios.iter().map(|each| &each.late)));
     }
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_delivery);
     report.check_least("min-rate", args.min_rate, Some(measured.rate_per_s()));
@@ -217,6 +218,8 @@ struct Publisher {
     posting: bool,
     /// Open loop only: when the first message was meant, ns.
     began_ns: u64,
+    /// Whether a message that was due had to wait for those before it, and not all that were due since are published.
+    held: bool,
 }
 
 impl Publisher {
@@ -244,6 +247,8 @@ pub(crate) struct Fanout {
     to_last: Histogram<u64>,
     /// Messages that were meant for the window and never published.
     unsent: u64,
+    /// How much later than meant the harness itself published, where nothing held it up, ns.
+    late: Histogram<u64>,
     message: Vec<u8>,
     frame: Vec<u8>,
 }
@@ -265,6 +270,7 @@ impl Fanout {
                 tried: false,
                 posting: false,
                 began_ns: 0,
+                held: false,
             });
         Fanout {
             ramp: Ramp::new(args.rate / f64::from(threads)),
@@ -282,6 +288,7 @@ impl Fanout {
             threads,
             to_last: latencies(),
             unsent: 0,
+            late: latencies(),
             message: Vec::new(),
             frame: Vec::new(),
         }
@@ -352,6 +359,7 @@ impl Fanout {
     fn due(&mut self, desk: &Desk, index: usize, wait_ns: &mut u64) -> Option<u64> {
         let publisher = &mut self.publishers[index];
         if !publisher.stands(desk) || publisher.posting || desk.is_clogged(publisher.slot) {
+            publisher.held = true;
             return None;
         }
         let now_ns = clock::now_ns();
@@ -363,13 +371,23 @@ impl Fanout {
             publisher.began_ns = now_ns;
         }
         let meant_ns = self.meant_ns(&self.publishers[index], 0)?;
-        if self.phase == Phase::Settle {
-            return (meant_ns <= self.ended_ns && under_way < UNDER_WAY_MAX).then_some(meant_ns);
+        let publisher = &mut self.publishers[index];
+        if self.phase == Phase::Settle && meant_ns > self.ended_ns {
+            return None;
         }
         if meant_ns > now_ns {
+            publisher.held = false;
             *wait_ns = (*wait_ns).min(meant_ns - now_ns);
+            return None;
         }
-        (meant_ns <= now_ns && under_way < UNDER_WAY_MAX).then_some(meant_ns)
+        if under_way >= UNDER_WAY_MAX {
+            publisher.held = true;
+            return None;
+        }
+        if !publisher.held && self.phase == Phase::Measure {
+            self.late.saturating_record(now_ns - meant_ns);
+        }
+        Some(meant_ns)
     }
 
     /// When a publisher's next message is meant, or one so much `later`, ns; `None` in a closed loop, and before the first.

@@ -23,9 +23,9 @@ use crate::probe::{Server, Usage, Window};
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
-use crate::scenarios::Shared;
-use crate::scenarios::echo::{Echo, LATE_US, no_connection, p99_us, tell_latencies};
+use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
+use crate::scenarios::{LATE_US, Shared};
 use crate::target::{Sources, Target};
 use crate::traffic::{self, Latencies, Traffic};
 

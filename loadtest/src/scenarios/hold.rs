@@ -21,7 +21,7 @@ use crate::probe::{Server, Usage, Window, slab_bytes};
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
-use crate::scenarios::{Shared, echo::no_connection};
+use crate::scenarios::{Shared, echo::no_connection, tell_harness};
 use crate::sockets;
 
 /// Memory counts as settled when it moved less than this between two samples, bytes.
@@ -264,8 +264,8 @@ impl Round {
         let slab = self.slab.map(|slab| slab as f64 / f64::from(self.opened.max(1)));
         tell("kernel_slab_per_connection_both_ends", slab, Unit::Bytes);
         tell("server_cpu_while_holding", self.server_cpu_percent(), Unit::Percent);
-        tell("busiest_client_thread_cpu", Some(self.usage.busiest_client_percent), Unit::Percent);
         tell("resident_after_closing", bytes(self.resident_after), Unit::Bytes);
+        tell_harness(report, &format!("round_{number}_"), &self.usage);
     }
 }
 

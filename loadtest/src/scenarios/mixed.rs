@@ -22,7 +22,7 @@ use crate::report::{Report, Unit};
 use crate::scenarios::bystanders::{Part, Party};
 use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
-use crate::scenarios::{Shared, warn_when_busy};
+use crate::scenarios::{Shared, tell_harness, warn_when_busy};
 use crate::span::{Measured, open_rate_per_s};
 use crate::traffic::{self, Traffic};
 
@@ -165,9 +165,11 @@ fn tell(report: &mut Report, args: &Args, rounds: &[(Seen, Seen)], parts: &[Part
             let cpu_us = seen.closed.cpu_per_message_us();
             report.maybe(format!("{name}_server_cpu_per_message"), cpu_us, Unit::Micros);
             report.maybe(format!("{name}_resident"), seen.resident.map(|bytes| bytes as f64), Unit::Bytes);
+            tell_harness(report, &format!("{name}_"), &seen.closed.usage);
+            // A rate that the harness held down on either side flatters or wrongs the server.
+            warn_when_busy(report, &seen.closed.usage);
         }
         report.figure(format!("round_{}_rate_ratio", number + 1), ratio, Unit::Count);
-        warn_when_busy(report, &with.closed.usage);
     }
     ratios.sort_by(f64::total_cmp);
     let median = ratios.get(ratios.len() / 2).copied();

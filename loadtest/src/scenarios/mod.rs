@@ -42,8 +42,14 @@ use crate::target::{Sources, Target};
 /// Longest latency that is told from a longer one: one minute in ns.
 const LONGEST_LATENCY_NS: u64 = 60_000_000_000;
 
+/// A harness that sends this much later than it meant to makes latencies of its own, microseconds.
+pub(crate) const LATE_US: f64 = 1_000.0;
+
 /// A client thread busier than this may have been what limited the rate, percent of one processor.
 const BUSY_PERCENT: f64 = 90.0;
+
+/// A client thread that was ready and had no processor for this share of a window saw late what it measured, percent.
+const WAIT_PERCENT: f64 = 10.0;
 
 /// Arguments of every scenario.
 #[derive(Debug, Clone, clap::Args)]
@@ -145,13 +151,74 @@ pub(crate) fn work(report: &mut Report, (one, many): Names, count: u64, usage: &
     report.figure(format!("{many}_rate"), count as f64 / usage.seconds, Unit::PerSecond);
     report.maybe(format!("server_cpu_per_{one}"), per_unit, Unit::Micros);
     report.maybe("server_cpu", usage.server_cpu_s.map(|cpu| cpu / usage.seconds * 100.0), Unit::Percent);
-    report.figure("busiest_client_thread_cpu", usage.busiest_client_percent, Unit::Percent);
+    tell_harness(report, "", usage);
     per_unit
+}
+
+/// What the harness itself took of the processors in a window, and whether it had to wait for them. `prefix` tells windows
+/// of a run apart.
+pub(crate) fn tell_harness(report: &mut Report, prefix: &str, usage: &Usage) {
+    report.figure(format!("{prefix}busiest_client_thread_cpu"), usage.busiest_client_percent, Unit::Percent);
+    let waited = usage.longest_client_wait_percent;
+    report.maybe(format!("{prefix}longest_client_thread_wait"), waited, Unit::Percent);
+    if let Some(percent) = waited.filter(|&percent| percent >= WAIT_PERCENT) {
+        let of = prefix.replace('_', " ");
+        let wait = format!("{of}a client thread waited for a processor for {percent:.0} % of the window");
+        report.caution(format!("{wait}: others had them all, and it saw late what it measured"));
+    }
+}
+
+/// How late the harness itself was, where nothing held it up, and whether that is in what it measured.
+pub(crate) fn tell_late(report: &mut Report, prefix: &str, late: &Histogram<u64>) {
+    if late.is_empty() {
+        return;
+    }
+    let late_us = late.value_at_quantile(0.99) as f64 / 1e3;
+    report.figure(format!("{prefix}harness_late_p99"), late_us, Unit::Micros);
+    if late_us > LATE_US {
+        report.caution("the harness itself sent late: try more --threads, or a lower --rate");
+    }
 }
 
 /// Says so when the harness may have been what limited the rate. Not for an open loop: there being late is the sign.
 pub(crate) fn warn_when_busy(report: &mut Report, usage: &Usage) {
     if usage.busiest_client_percent > BUSY_PERCENT {
         report.caution("a client thread was busy all the time: try more --threads");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_harness_that_had_to_wait_for_processors_says_so() {
+        for (percent, cautions) in [(None, 0), (Some(9.9), 0), (Some(10.0), 1)] {
+            let usage = Usage {
+                seconds: 1.0,
+                server_cpu_s: None,
+                busiest_client_percent: 50.0,
+                longest_client_wait_percent: percent,
+            };
+            let mut report = Report::new("echo");
+            tell_harness(&mut report, "round_1_", &usage);
+            let said = report.about_rows().iter().filter(|(name, _)| *name == "caution");
+            assert_eq!(said.count(), cautions, "{percent:?}");
+            let waited =
+                report.figure_rows().iter().any(|(name, ..)| name == "round 1 longest client thread wait");
+            assert_eq!(waited, percent.is_some());
+        }
+    }
+
+    #[test]
+    fn a_harness_that_sent_late_says_so() {
+        for (late_us, cautions) in [(900, 0), (1_100, 1)] {
+            let mut late = latencies();
+            late.saturating_record(late_us * 1_000);
+            let mut report = Report::new("churn");
+            tell_late(&mut report, "", &late);
+            let said = report.about_rows().iter().filter(|(name, _)| *name == "caution");
+            assert_eq!(said.count(), cautions, "{late_us}");
+        }
     }
 }

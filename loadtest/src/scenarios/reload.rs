@@ -20,7 +20,7 @@ use crate::probe::Window;
 use crate::progress::Progress;
 use crate::report::{Report, Unit};
 use crate::scenarios::rooms::{self, Filled, Members};
-use crate::scenarios::{Shared, latencies};
+use crate::scenarios::{Shared, latencies, tell_harness};
 
 /// How often it is asked which rules the shards obey.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     report.percentiles("acknowledged_by_all_shards", &acknowledged);
     rooms::account(&mut gathered, &published, false, &mut report);
     report.maybe("server_cpu", usage.server_cpu_s.map(|cpu| cpu / usage.seconds * 100.0), Unit::Percent);
-    report.figure("busiest_client_thread_cpu", usage.busiest_client_percent, Unit::Percent);
+    tell_harness(&mut report, "", &usage);
     let slowest_s = (args.times > 0).then(|| acknowledged.max() as f64 / 1e9);
     report.check("max-acknowledged", Some(args.max_acknowledged.as_secs_f64()), slowest_s);
     shared.conclude(&mut report, &gathered);

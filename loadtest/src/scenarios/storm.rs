@@ -30,7 +30,7 @@ use crate::scenarios::bystanders::Party;
 use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
 use crate::scenarios::sides::Side;
-use crate::scenarios::{Shared, latencies, merged};
+use crate::scenarios::{Shared, latencies, merged, tell_harness};
 use crate::sockets;
 use crate::traffic::{self, Traffic};
 
@@ -310,10 +310,10 @@ impl Round {
         tell("tries", Some(self.tries as f64), Unit::Count);
         let cpu = self.usage.server_cpu_s.map(|cpu| cpu / self.usage.seconds * 100.0);
         tell("server_cpu", cpu, Unit::Percent);
-        tell("busiest_client_thread_cpu", Some(self.usage.busiest_client_percent), Unit::Percent);
         tell("resident_peak", self.peak.map(|bytes| bytes as f64), Unit::Bytes);
         tell("resident_after", self.resident_after.map(|bytes| bytes as f64), Unit::Bytes);
         tell("memory_ratio", self.memory_ratio(resident_before), Unit::Count);
+        tell_harness(report, &format!("storm_{number}_"), &self.usage);
     }
 }
 

@@ -28,7 +28,7 @@ use crate::report::{Report, Unit};
 use crate::scenarios::bystanders::Party;
 use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
-use crate::scenarios::{Shared, merged, warn_when_busy};
+use crate::scenarios::{Shared, merged, tell_harness, warn_when_busy};
 use crate::span::{Measured, Span, open_rate_per_s};
 use crate::spread::Spread;
 use crate::traffic::{self, Traffic};
@@ -405,9 +405,15 @@ fn tell_echo(
         report.maybe(format!("echo_server_cpu_per_message_{name}_crowd"), each, Unit::Micros);
     }
     // A harness at its limit on either side would say nothing of the server.
-    let all = without.windows.iter().chain(&with.windows).map(|window| &window.usage);
-    if let Some(usage) = all.max_by(|a, b| a.busiest_client_percent.total_cmp(&b.busiest_client_percent)) {
-        warn_when_busy(report, usage);
+    for (name, echoed) in [("without", without), ("beside", with)] {
+        let usages = || echoed.windows.iter().map(|window| &window.usage);
+        let busiest = usages().max_by(|a, b| a.busiest_client_percent.total_cmp(&b.busiest_client_percent));
+        if let Some(busiest) = busiest {
+            let wait = usages().filter_map(|usage| usage.longest_client_wait_percent).reduce(f64::max);
+            let worst = Usage { longest_client_wait_percent: wait, ..*busiest };
+            tell_harness(report, &format!("echo_{name}_crowd_"), &worst);
+            warn_when_busy(report, &worst);
+        }
     }
     let windows = without.windows.len();
     let ratio = with.rates_per_s().median / without.rates_per_s().median.max(1e-9);
@@ -432,7 +438,12 @@ mod tests {
     use super::*;
 
     fn usage(seconds: f64, cpu_s: f64) -> Usage {
-        Usage { seconds, server_cpu_s: Some(cpu_s), busiest_client_percent: 0.0 }
+        Usage {
+            seconds,
+            server_cpu_s: Some(cpu_s),
+            busiest_client_percent: 0.0,
+            longest_client_wait_percent: None,
+        }
     }
 
     #[test]
