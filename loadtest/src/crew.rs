@@ -52,8 +52,8 @@ pub(crate) struct Gathered<S> {
     pub(crate) timeline: Timeline,
 }
 
-/// How many threads `connections` need when each may hold `per_thread` at most; `asked` wins when it
-/// suffices.
+/// How many threads `connections` need when each may hold `per_thread` at most; `asked` wins when it suffices, and there
+/// is never one without a connection: a rate is shared among all.
 ///
 /// # Errors
 /// The asked number of threads cannot hold the connections.
@@ -64,7 +64,7 @@ pub(crate) fn thread_count(asked: Option<u32>, connections: u32, per_thread: u32
         Some(asked) if asked < needed => Err(Failure::Asked(format!(
             "{connections} connections need --threads {needed}: one descriptor table holds {table} here"
         ))),
-        Some(asked) => Ok(asked),
+        Some(asked) => Ok(asked.min(connections).max(1)),
         None => Ok(connections.div_ceil(per_thread.min(table)).max(1)),
     }
 }
@@ -284,6 +284,11 @@ mod tests {
         assert_eq!(thread_count(None, 0, 10_000).unwrap(), 1);
         assert_eq!(thread_count(None, 10 * table, table).unwrap(), 10);
         assert_eq!(thread_count(Some(3), 100, 10_000).unwrap(), 3);
+        assert_eq!(
+            thread_count(Some(8), 4, 10_000).unwrap(),
+            4,
+            "nobody has a share of the rate and no connection"
+        );
         assert!(thread_count(Some(1), table + 1, table).is_err());
     }
 }

@@ -139,6 +139,21 @@ fn an_open_loop_sends_what_the_rate_says() {
 }
 
 #[test]
+fn a_rate_is_sent_whole_by_more_threads_than_there_are_connections_and_held_to_a_least_one() {
+    let floor = Floor::start("echo");
+    let open = "echo --connections 2 --threads 4 --rate 400 --seconds 500ms --warm-up 0s --max-errors 0";
+    let output = floor.load(&format!("{open} --min-rate 100000"));
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    assert_eq!(report["thresholds"][0]["name"], "min-rate");
+    assert_eq!(report["about"]["client_threads"], "2");
+    // What is meant follows from the clock alone, however busy the machine is.
+    let meant = figure(&report, "messages_rate_meant_per_s");
+    assert!((300.0..=500.0).contains(&meant), "{meant} of 400");
+    assert_eq!(figure(&report, "latency_messages_not_sent"), 0.0);
+}
+
+#[test]
 fn every_subscriber_gets_every_message_in_order() {
     let floor = Floor::start("fanout");
     for arguments in [

@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Fail (status 1) when a message costs the server more than this, in microseconds of CPU.
     #[arg(long)]
     max_server_cpu_us: Option<f64>,
+    /// Fail (status 1) when fewer messages come back per second.
+    #[arg(long)]
+    min_rate: Option<f64>,
     /// Fail (status 1) when the 99th percentile (corrected) is above this, in microseconds.
     #[arg(long)]
     max_p99_us: Option<f64>,
@@ -105,9 +108,13 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let per_message = work(&mut report, ("message", "messages"), measured.messages(), &measured.usage);
     if args.closed {
         warn_when_busy(&mut report, &measured.usage);
+    } else {
+        let meant = latencies.meant as f64 / measured.usage.seconds;
+        report.figure("messages_rate_meant", meant, Unit::PerSecond);
     }
     tell_latencies(&mut report, "latency", &latencies, args.closed);
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_message);
+    report.check_least("min-rate", args.min_rate, Some(measured.rate_per_s()));
     report.check("max-p99-us", args.max_p99_us, p99_us(&latencies));
     shared.conclude(&mut report, &gathered);
     Ok(report)
