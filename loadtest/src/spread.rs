@@ -1,6 +1,7 @@
 //! What several runs of the same thing have in common: least, middle, most.
 //!
-//! It owns the median. It refuses averages: one bad run would be in all of them. Used by `compare`.
+//! It owns the median. It refuses averages: one bad run would be in all of them. Used wherever something is
+//! measured several times.
 
 /// Least, middle and most of some ratios.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -236,6 +236,9 @@ fn hot_traffic_is_measured_without_and_with_idle_connections() {
     let report = report(&output);
     assert!(output.status.success(), "{report:#}");
     assert_eq!(figure(&report, "idle_held"), 60.0);
+    let rounds = [1, 2].map(|round| figure(&report, &format!("round_{round}_rate_ratio")));
+    let between = (rounds[0] + rounds[1]) / 2.0;
+    assert!((figure(&report, "rate_ratio") - between).abs() < 1e-9, "the median of two lies between them");
     for setting in ["without", "with"] {
         assert!(figure(&report, &format!("round_2_{setting}_idle_rate_per_s")) > 0.0);
         assert!(figure(&report, &format!("latency_{setting}_idle_p99_us")) > 0.0);

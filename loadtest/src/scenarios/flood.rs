@@ -26,6 +26,7 @@ use crate::report::{Report, Unit};
 use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
 use crate::scenarios::{LATE_US, Shared};
+use crate::spread::Spread;
 use crate::target::{Sources, Target};
 use crate::traffic::{self, Latencies, Traffic};
 
@@ -318,9 +319,8 @@ fn of(seen: &[Seen], setting: Setting) -> impl Iterator<Item = (usize, &Seen)> {
 }
 
 fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| Spread::of(values).median)
 }
 
 /// The flooders of one thread. `Warm` and `Measure` flood, `Settle` cuts them.
@@ -395,5 +395,17 @@ impl Scenario for Flood {
 
     fn closed(&mut self, _desk: &mut Desk, slot: Slot, _fault: Option<Fault>) {
         self.slots.retain(|&other| other != slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_two_is_neither_of_them() {
+        assert_eq!(median([4.0, 1.0].into_iter()), Some(2.5));
+        assert_eq!(median([4.0, 1.0, 2.0].into_iter()), Some(2.0));
+        assert_eq!(median(std::iter::empty()), None);
     }
 }

@@ -24,6 +24,7 @@ use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
 use crate::scenarios::hold::{open, settled};
 use crate::scenarios::{Shared, tell_harness, warn_when_busy};
 use crate::span::{Measured, open_rate_per_s};
+use crate::spread::Spread;
 use crate::traffic::{self, Traffic};
 
 /// Measures what idle connections take away from hot ones.
@@ -171,9 +172,10 @@ fn tell(report: &mut Report, args: &Args, rounds: &[(Seen, Seen)], parts: &[Part
         }
         report.figure(format!("round_{}_rate_ratio", number + 1), ratio, Unit::Count);
     }
-    ratios.sort_by(f64::total_cmp);
-    let median = ratios.get(ratios.len() / 2).copied();
-    report.maybe("rate_ratio", median, Unit::Count);
+    let ratio = Spread::of(ratios);
+    report.figure("rate_ratio", ratio.median, Unit::Count);
+    report.figure("rate_ratio_least", ratio.least, Unit::Count);
+    report.figure("rate_ratio_most", ratio.most, Unit::Count);
     // Each round is four windows: closed and open without idle connections, then closed and open with them.
     let opened = |first: usize| {
         let mut sum = traffic::Latencies::new();
@@ -186,6 +188,6 @@ fn tell(report: &mut Report, args: &Args, rounds: &[(Seen, Seen)], parts: &[Part
     let (without, with) = (opened(1), opened(3));
     tell_latencies(report, "latency_without_idle", &without, false);
     tell_latencies(report, "latency_with_idle", &with, false);
-    report.check_least("min-rate-ratio", args.min_rate_ratio, median);
+    report.check_least("min-rate-ratio", args.min_rate_ratio, Some(ratio.median));
     report.check("max-p99-us", args.max_p99_us, p99_us(&with));
 }
