@@ -146,12 +146,12 @@ impl Report {
         }
     }
 
-    /// Adds the usual percentiles of a histogram in nanoseconds, as microseconds.
+    /// Adds the usual percentiles of a histogram in nanoseconds, as microseconds, and says when it could not hold all.
     pub(crate) fn percentiles(&mut self, name: &str, histogram: &Histogram<u64>) {
         if histogram.is_empty() {
             return;
         }
-        for (label, quantile) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
+        for (label, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)] {
             self.figure(
                 format!("{name}_{label}"),
                 histogram.value_at_quantile(quantile) as f64 / 1e3,
@@ -159,6 +159,11 @@ impl Report {
             );
         }
         self.figure(format!("{name}_max"), histogram.max() as f64 / 1e3, Unit::Micros);
+        if histogram.max() >= histogram.high() {
+            let longest_s = histogram.high() as f64 / 1e9;
+            let what = name.replace('_', " ");
+            self.caution(format!("{what}: what took longer than {longest_s} s is told as that"));
+        }
         self.curves.push((name.to_owned(), curve(histogram)));
     }
 
@@ -298,6 +303,8 @@ impl Report {
             .iter()
             .map(|figure| (format!("{}{}", figure.name, figure.unit.suffix()), json!(figure.value)))
             .collect();
+        let percentiles: Map<String, Value> =
+            self.curves.iter().map(|(name, points)| (format!("{name}_us"), json!(points))).collect();
         let faults: Map<String, Value> =
             self.faults.iter().map(|(fault, count)| (fault.to_string(), json!(count))).collect();
         let checks: Vec<Value> = self
@@ -311,6 +318,7 @@ impl Report {
             "scenario": self.scenario,
             "about": self.about_json(),
             "figures": figures,
+            "percentiles": percentiles,
             "errors": faults,
             "thresholds": checks,
             "machine": self.machine,
@@ -403,6 +411,27 @@ mod tests {
         assert_eq!(about["rounds"], "9");
         assert_eq!(about["subject"], json!(["ours", "bun", "nchan"]));
         assert_eq!(about["caution"], json!(["late", "busy"]));
+    }
+
+    #[test]
+    fn latencies_are_told_by_their_percentiles_and_as_a_curve_and_with_what_could_not_be_told() {
+        let mut latencies = crate::scenarios::latencies();
+        for step_ns in 1..=100 {
+            latencies.saturating_record(step_ns * 1_000_000);
+        }
+        let mut report = Report::new("echo");
+        report.percentiles("latency", &latencies);
+        let json = report.to_json();
+        let p90_us = json["figures"]["latency_p90_us"].as_f64().unwrap_or_default();
+        assert!((90_000.0..90_100.0).contains(&p90_us), "{p90_us}");
+        let curve = json["percentiles"]["latency_us"].as_array().map(Vec::as_slice).unwrap_or_default();
+        assert!(curve.len() > 10 && curve[0][0] == 0.0 && curve[10][0] == 0.9, "{curve:?}");
+        assert_eq!(curve[10][1], json["figures"]["latency_p90_us"]);
+        assert!(report.about_rows().is_empty());
+        latencies.saturating_record(61_000_000_000);
+        report.percentiles("latency", &latencies);
+        let said: Vec<_> = report.about_rows().iter().map(|(_, said)| said.as_str()).collect();
+        assert_eq!(said, ["latency: what took longer than 60 s is told as that"]);
     }
 
     #[test]
