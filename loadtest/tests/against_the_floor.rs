@@ -324,6 +324,26 @@ fn a_subscriber_that_hears_nothing_is_caught() {
 }
 
 #[test]
+fn rates_and_latencies_are_held_to_their_bars_in_every_scenario_that_has_them() {
+    let window = "--seconds 100ms --warm-up 0s --max-p50-us 0.001 --max-p99-us 60000000 --max-p999-us 0.001";
+    for (mode, scenario, broken) in [
+        ("echo", "echo --connections 2 --min-rate 1e9", 3),
+        ("fanout", "fanout --connections 2 --min-rate 1e9", 3),
+        ("handshake", "handshake --concurrency 2 --min-rate 1e9", 3),
+        ("echo", "churn --idle 0 --rate 100 --stay 1ms", 2),
+        ("echo", "mixed --connections 2 --idle 2 --min-rate-ratio 1e9", 3),
+    ] {
+        let output = Floor::start(mode).load(&format!("{scenario} {window}"));
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(1), "{scenario}: {report:#}");
+        let checks = report["thresholds"].as_array().unwrap();
+        let kept: Vec<_> = checks.iter().filter(|check| check["kept"] == true).collect();
+        assert_eq!((kept.len(), checks.len()), (1, broken + 1), "{scenario}: {checks:#?}");
+        assert_eq!(kept[0]["name"], "max-p99-us", "{scenario}");
+    }
+}
+
+#[test]
 fn a_run_ends_without_what_never_comes_though_the_server_goes_on_pinging() {
     for (mode, scenario, lost) in [
         ("echo", "fanout --closed --connections 2", 2),

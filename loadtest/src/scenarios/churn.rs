@@ -22,6 +22,7 @@ use crate::fault::Fault;
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::report::{Report, Unit};
+use crate::scenarios::bars::Bars;
 use crate::scenarios::bystanders::{Part, Party};
 use crate::scenarios::echo::no_connection;
 use crate::scenarios::hold::{open, settled};
@@ -65,9 +66,8 @@ pub(crate) struct Args {
     /// Fail (status 1) when a coming and going costs the server more than this, in microseconds of CPU.
     #[arg(long)]
     max_server_cpu_us: Option<f64>,
-    /// Fail (status 1) when the 99th percentile until the upgrade is above this, in microseconds.
-    #[arg(long)]
-    max_p99_us: Option<f64>,
+    #[command(flatten)]
+    bars: Bars,
     /// Fail (status 1) when the server's resident memory grew by more than this within the window, bytes.
     #[arg(long)]
     max_growth_bytes: Option<f64>,
@@ -142,8 +142,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     report.maybe("resident_before", resident_before.map(|bytes| bytes as f64), Unit::Bytes);
     report.maybe("resident_growth", growth, Unit::Bytes);
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_coming);
-    let p99_us = (!corrected.is_empty()).then(|| corrected.value_at_quantile(0.99) as f64 / 1e3);
-    report.check("max-p99-us", args.max_p99_us, p99_us);
+    args.bars.check(&mut report, &corrected);
     report.check("max-growth-bytes", args.max_growth_bytes, growth);
     shared.conclude(&mut report, &gathered);
     Ok(report)

@@ -19,6 +19,7 @@ use crate::payload;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
+use crate::scenarios::bars::Bars;
 use crate::scenarios::{Shared, tell_late, warn_when_busy, work};
 use crate::traffic::{self, Latencies, Traffic};
 
@@ -54,9 +55,8 @@ pub(crate) struct Args {
     /// Fail (status 1) when fewer messages come back per second.
     #[arg(long)]
     min_rate: Option<f64>,
-    /// Fail (status 1) when the 99th percentile (corrected) is above this, in microseconds.
-    #[arg(long)]
-    max_p99_us: Option<f64>,
+    #[command(flatten)]
+    bars: Bars,
 }
 
 impl Args {
@@ -115,7 +115,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     tell_latencies(&mut report, "latency", &latencies, args.closed);
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_message);
     report.check_least("min-rate", args.min_rate, Some(measured.rate_per_s()));
-    report.check("max-p99-us", args.max_p99_us, p99_us(&latencies));
+    args.bars.check(&mut report, &latencies.corrected);
     shared.conclude(&mut report, &gathered);
     Ok(report)
 }

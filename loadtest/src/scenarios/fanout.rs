@@ -24,6 +24,7 @@ use crate::payload;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
+use crate::scenarios::bars::Bars;
 use crate::scenarios::echo::no_connection;
 use crate::scenarios::{Shared, latencies, merged, tell_late, warn_when_busy, work};
 use crate::sequence::{Ledger, Sequences, UNDER_WAY_MAX};
@@ -84,6 +85,8 @@ pub(crate) struct Args {
     /// Fail (status 1) when there are fewer deliveries per second.
     #[arg(long)]
     min_rate: Option<f64>,
+    #[command(flatten)]
+    bars: Bars,
 }
 
 impl Args {
@@ -110,6 +113,7 @@ impl Args {
             rate: f64::INFINITY,
             max_server_cpu_us: None,
             min_rate: None,
+            bars: Bars::default(),
         }
     }
 
@@ -186,8 +190,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     if args.closed {
         warn_when_busy(&mut report, &measured.usage);
     }
-    report
-        .percentiles("time_to_last_subscriber", &merged(gathered.scenarios.iter().map(|each| &each.to_last)));
+    let to_last = merged(gathered.scenarios.iter().map(|each| &each.to_last));
+    report.percentiles("time_to_last_subscriber", &to_last);
+    args.bars.check(&mut report, &to_last);
     if !args.closed {
         let unsent: u64 = gathered.scenarios.iter().map(|each| each.unsent).sum();
         report.figure("messages_not_sent", unsent as f64, Unit::Count);

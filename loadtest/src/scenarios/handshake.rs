@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::fault::Fault;
 use crate::progress::Progress;
 use crate::report::Report;
+use crate::scenarios::bars::Bars;
 use crate::scenarios::echo::no_connection;
 use crate::scenarios::{Shared, latencies, merged, warn_when_busy, work};
 
@@ -41,6 +42,11 @@ pub(crate) struct Args {
     /// Fail (status 1) when a handshake costs the server more than this, in microseconds of CPU.
     #[arg(long)]
     max_server_cpu_us: Option<f64>,
+    /// Fail (status 1) when there are fewer handshakes per second.
+    #[arg(long)]
+    min_rate: Option<f64>,
+    #[command(flatten)]
+    bars: Bars,
 }
 
 impl Args {
@@ -84,8 +90,11 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let handshakes = measured.end.upgrades - measured.begin.upgrades;
     let per_handshake = work(&mut report, ("handshake", "handshakes"), handshakes, &measured.usage);
     warn_when_busy(&mut report, &measured.usage);
-    report.percentiles("latency", &merged(gathered.scenarios.iter().map(|thread| &thread.latency)));
+    let latency = merged(gathered.scenarios.iter().map(|thread| &thread.latency));
+    report.percentiles("latency", &latency);
     report.check("max-server-cpu-us", args.max_server_cpu_us, per_handshake);
+    report.check_least("min-rate", args.min_rate, Some(handshakes as f64 / measured.usage.seconds));
+    args.bars.check(&mut report, &latency);
     shared.conclude(&mut report, &gathered);
     Ok(report)
 }

@@ -19,8 +19,9 @@ use crate::probe::Server;
 use crate::progress::Progress;
 use crate::ramp::Ramp;
 use crate::report::{Report, Unit};
+use crate::scenarios::bars::Bars;
 use crate::scenarios::bystanders::{Part, Party};
-use crate::scenarios::echo::{Echo, no_connection, p99_us, tell_latencies};
+use crate::scenarios::echo::{Echo, no_connection, tell_latencies};
 use crate::scenarios::hold::{open, settled};
 use crate::scenarios::{Shared, tell_harness, warn_when_busy};
 use crate::span::{Measured, open_rate_per_s};
@@ -66,9 +67,8 @@ pub(crate) struct Args {
     /// Fail (status 1) when the rate with idle connections, divided by the one without, is below this.
     #[arg(long)]
     min_rate_ratio: Option<f64>,
-    /// Fail (status 1) when the 99th percentile with idle connections is above this, in microseconds.
-    #[arg(long)]
-    max_p99_us: Option<f64>,
+    #[command(flatten)]
+    bars: Bars,
 }
 
 impl Args {
@@ -189,5 +189,5 @@ fn tell(report: &mut Report, args: &Args, rounds: &[(Seen, Seen)], parts: &[Part
     tell_latencies(report, "latency_without_idle", &without, false);
     tell_latencies(report, "latency_with_idle", &with, false);
     report.check_least("min-rate-ratio", args.min_rate_ratio, Some(ratio.median));
-    report.check("max-p99-us", args.max_p99_us, p99_us(&with));
+    args.bars.check(report, &with.corrected);
 }

@@ -2,6 +2,7 @@
 //!
 //! It owns the arguments that all scenarios share. Called by `main`.
 
+pub(crate) mod bars;
 pub(crate) mod bystanders;
 pub(crate) mod churn;
 pub(crate) mod drain;
