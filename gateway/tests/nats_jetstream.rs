@@ -239,6 +239,7 @@ fn without_a_stream_events_wait_until_there_is_one() {
     let mut client = gateway.client("/app");
     client.say("early");
     gateway.until("nobody takes it", |m| m.value("gateway_bus_no_responders_total") > 0.0);
+    gateway.logged(&["the bus does not take", "no stream has the subject"]);
     make_stream(&server);
     gateway.until("the stream has it", |m| m.value("gateway_bus_inbound_total") == 2.0);
     let mut stream = replay(&server);

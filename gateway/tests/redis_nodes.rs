@@ -303,6 +303,7 @@ fn a_stream_at_its_bound_pauses_its_connections_and_nothing_unread_is_trimmed() 
         || -> i64 { streams().iter().map(|stream| redis.say(&format!("XLEN {stream}")).number()).sum() };
     harness::eventually("the stream is full", || (length() == 50).then_some(()));
     assert_eq!(a.metrics().value(UP), 1.0, "full is not away");
+    a.logged(&["the bus does not take", "gateway:inbound:app:", "is full"]);
     let mut redis = Redis::connect(server.port);
     streams().iter().for_each(|stream| redis.make_group(stream, "workers"));
     let found = read_everything(&mut redis, |found| {
@@ -311,6 +312,24 @@ fn a_stream_at_its_bound_pauses_its_connections_and_nothing_unread_is_trimmed() 
     });
     assert!(found.values().next().unwrap().iter().copied().eq(0..2_000), "each once, in order");
     client.leave();
+    a.stop();
+}
+
+#[test]
+fn a_server_that_refuses_what_connections_do_is_told_of_and_nothing_is_lost() {
+    let server = RedisServer::start();
+    let a = node("a", &server);
+    let mut redis = Redis::connect(server.port);
+    streams().iter().for_each(|stream| redis.make_group(stream, "workers"));
+    redis.say("CONFIG SET maxmemory 1");
+    let mut client = a.client("/app");
+    for number in 0..5 {
+        client.say(&number.to_string());
+    }
+    a.logged(&["the bus does not take", "OOM"]);
+    redis.say("CONFIG SET maxmemory 0");
+    let found = read_everything(&mut redis, |found| found.values().any(|numbers| numbers.len() == 5));
+    assert!(found.values().next().unwrap().iter().copied().eq(0..5), "each once, in order");
     a.stop();
 }
 

@@ -10,6 +10,7 @@ pub mod bus;
 pub mod bus_stats;
 mod calls;
 mod closing;
+mod complaints;
 pub mod embedded;
 pub mod grpc;
 mod hearing;

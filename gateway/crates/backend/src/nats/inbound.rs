@@ -21,6 +21,7 @@ use super::requests::{NoAnswer, Requests};
 use super::subjects::{self, Subjects, content_type};
 use crate::bus_stats::BusStats;
 use crate::closing::Closing;
+use crate::complaints::Complaints;
 use crate::joint::{Node, OnLoss, Routes};
 use crate::upstream::{Feed, Settler};
 
@@ -43,6 +44,8 @@ pub(super) struct Teller {
     pub(super) routes: Arc<Routes>,
     pub(super) closing: Closing,
     pub(super) stats: Arc<BusStats>,
+    /// Of JetStream.
+    pub(super) complaints: Complaints,
     /// Set while no stream captures a subject that core mode publishes to, as far as is known.
     pub(super) is_clear: tokio::sync::watch::Receiver<bool>,
 }
@@ -195,14 +198,23 @@ impl Teller {
         let asked = self.requests.ask(subject, headers, payload, ACK_WITHIN);
         let sent = self.link.unless_lost(asked).await;
         match sent.ok_or(Failed::Lost)? {
-            Ok(ack) => acknowledged_by(&ack.payload),
+            Ok(ack) => acknowledged_by(&ack.payload).inspect_err(|failed| {
+                if matches!(failed, Failed::Refused) {
+                    self.complaints.hear(&String::from_utf8_lossy(&ack.payload));
+                }
+            }),
             Err(no_answer) => Err(match no_answer {
                 NoAnswer::Nobody => {
                     self.stats.no_responders.add(1);
+                    self.complaints.hear("no stream has the subject; make one over it");
                     Failed::Refused
                 }
                 // The stream has no leader, perhaps: all of them together would ask it again and again.
-                NoAnswer::Late | NoAnswer::Full => Failed::Refused,
+                NoAnswer::Late => {
+                    self.complaints.hear("the stream does not answer; it has no leader, perhaps");
+                    Failed::Refused
+                }
+                NoAnswer::Full => Failed::Refused,
                 NoAnswer::TooLarge => Failed::Never,
                 NoAnswer::Closed => Failed::Lost,
             }),

@@ -41,6 +41,7 @@ use crate::arrivals::Arrivals;
 use crate::bus::{Bus, BusFuture, BusState, PublishError};
 use crate::bus_stats::BusStats;
 use crate::closing::Closing;
+use crate::complaints::Complaints;
 use crate::joint::{Joint, RouteOnBus, Routes};
 use crate::peers::Peers;
 use crate::trouble::Trouble;
@@ -102,7 +103,7 @@ impl Nats {
         let Joint { node, switchboard, beyond, interests, outgoing, incoming, feed, settler, routes, stats } =
             joint;
         let (link, watcher) = Link::connect(options, &stats, node.wall_ms).await?;
-        let subjects = Subjects::new(&node);
+        let (subjects, answers) = (Subjects::new(&node), Answers::new(link.clone(), Arc::clone(&stats)));
         let most = link.standing().message_bytes_max.unwrap_or(MESSAGE_BYTES_AT_FIRST);
         beyond.carry_at_most(most.saturating_sub(HEADERS_BYTES_MAX));
         let asked_max = lane::under_way_max(node.partitions) + gaps::TOLD_AT_ONCE;
@@ -116,7 +117,6 @@ impl Nats {
                 found => drop(clear.send_replace(found.is_ok())),
             }
         }
-        let answers = Answers::new(link.clone(), Arc::clone(&stats));
         let (of_connections, to_connections) = Arrivals::new(&stats);
         let replies = Replies::subscribe(&link, &subjects, &answers, of_connections, &stats).await?;
         let (nodes, listener) = Nodes::subscribe(&link, &subjects, &stats).await?;
@@ -138,6 +138,7 @@ impl Nats {
             node: node.clone(),
             routes: Arc::clone(&routes),
             closing: Closing::new(switchboard.mailboxes().to_vec()),
+            complaints: Complaints::default(),
             stats: Arc::clone(&stats),
             is_clear,
         });

@@ -23,6 +23,7 @@ use super::orders;
 use super::streams::{Added, Gap, Group, Step, StreamKey, Streams};
 use crate::bus_stats::BusStats;
 use crate::closing::Closing;
+use crate::complaints::Complaints;
 use crate::joint::{OnLoss, RouteOnBus, Routes};
 use crate::upstream::{Feed, Settler};
 
@@ -49,7 +50,7 @@ pub(crate) struct InboundTask {
 /// How what was under way ended.
 enum Outcome {
     Connected(Result<Connected, Problem>),
-    Added(RedisResult<Vec<Added>>),
+    Added(RedisResult<(Vec<Added>, Option<String>)>),
     Surveyed(StreamKey, RedisResult<(u64, Vec<Group>)>),
     Trimmed(StreamKey, RedisResult<u64>),
 }
@@ -65,6 +66,7 @@ struct Stage {
     standing: watch::Receiver<Standing>,
     /// The loss at which events of routes that do not wait were given up.
     given_up: Option<u64>,
+    complaints: Complaints,
 }
 
 impl Stage {
@@ -86,6 +88,7 @@ impl InboundTask {
             routes,
             standing: self.health.standing(),
             given_up: None,
+            complaints: Complaints::default(),
         };
         let mut work: Option<Work> = Some(self.connect(Duration::ZERO));
         let mut rest_until = None;
@@ -210,7 +213,10 @@ impl InboundTask {
                 None
             }
             Outcome::Connected(Err(problem)) => Some(problem),
-            Outcome::Added(Ok(outcomes)) => {
+            Outcome::Added(Ok((outcomes, refusal))) => {
+                if let Some(refusal) = refusal {
+                    stage.complaints.hear(&refusal);
+                }
                 let (streams, settler, stats) = (&mut self.streams, &mut self.settler, &self.stats);
                 streams.added(&outcomes, now_ms, |settled| {
                     stats.inbound.add(u64::from(settled.events));
@@ -219,30 +225,44 @@ impl InboundTask {
                 None
             }
             Outcome::Added(Err(error)) if is_loss(&error) => Some(error.to_string()),
-            Outcome::Added(Err(_)) => {
+            Outcome::Added(Err(error)) => {
                 self.stats.inbound_retries.add(self.streams.events_under_way() as u64);
+                stage.complaints.hear(&error.to_string());
                 let refused = vec![Added::Refused; self.streams.under_way().len()];
                 self.streams.added(&refused, now_ms, |_| ());
                 None
             }
             Outcome::Surveyed(key, Ok((length, groups))) => {
                 self.streams.surveyed(key, length, &groups, now_ms);
+                self.tell_if_full(key, length, stage);
                 None
             }
             Outcome::Trimmed(key, Ok(length)) => {
                 self.streams.trimmed(key, length, now_ms);
+                self.tell_if_full(key, length, stage);
                 None
             }
             Outcome::Surveyed(_, Err(error)) | Outcome::Trimmed(_, Err(error)) if is_loss(&error) => {
                 Some(error.to_string())
             }
-            Outcome::Surveyed(key, Err(_)) | Outcome::Trimmed(key, Err(_)) => {
+            Outcome::Surveyed(key, Err(error)) | Outcome::Trimmed(key, Err(error)) => {
+                stage.complaints.hear(&error.to_string());
                 self.streams.hold(key, now_ms);
                 None
             }
         };
         if let Some(problem) = loss {
             self.lost(problem, stage);
+        }
+    }
+
+    /// There was nothing to trim, and there is no room.
+    fn tell_if_full(&self, key: StreamKey, length: u64, stage: &Stage) {
+        if self.streams.is_held(key) {
+            let stream = self.stream(&stage.routes, key);
+            stage.complaints.hear(&format!(
+                "{stream} is full: {length} entries that some group has not acknowledged, or that no group is there for"
+            ));
         }
     }
 

@@ -48,10 +48,13 @@ impl Add {
         Self { pipeline, parts }
     }
 
-    /// Asks, and reads one outcome for each stream.
-    pub(crate) async fn run(self, mut connection: MultiplexedConnection) -> RedisResult<Vec<Added>> {
+    /// Asks, and reads one outcome for each stream, and why the first of them was refused.
+    pub(crate) async fn run(
+        self,
+        mut connection: MultiplexedConnection,
+    ) -> RedisResult<(Vec<Added>, Option<String>)> {
         let answers: Vec<Value> = self.pipeline.query_async(&mut connection).await?;
-        read_added(&self.parts, &answers)
+        Ok((read_added(&self.parts, &answers)?, first_refusal(&answers)))
     }
 }
 
@@ -68,6 +71,13 @@ fn read_added(parts: &[usize], answers: &[Value]) -> RedisResult<Vec<Added>> {
         });
     }
     Ok(outcomes)
+}
+
+fn first_refusal(answers: &[Value]) -> Option<String> {
+    answers.iter().find_map(|answer| match answer {
+        Value::ServerError(error) => Some(error.to_string()),
+        _ => None,
+    })
 }
 
 /// The length of a stream and its groups. One that does not exist is empty and has none.

@@ -326,6 +326,11 @@ impl Streams {
         self.held.push((now_ms + stream.look_ms, key));
     }
 
+    /// Whether its events wait until there is room for them.
+    pub(crate) fn is_held(&self, key: StreamKey) -> bool {
+        self.held.iter().any(|(_, held)| *held == key)
+    }
+
     /// Puts a stream where it has to wait for its turn.
     fn list(&mut self, key: StreamKey) {
         let Some(stream) = self.table.get_mut(&key) else { return };
