@@ -7,26 +7,27 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::lines::Lines;
+
 /// Between two lines.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Of what a server says; whatever answers on its subject may say more.
 const PROBLEM_CHARS_MAX: usize = 300;
 
 /// What the tasks that hand events to a bus share.
-#[derive(Debug, Default)]
-pub(crate) struct Complaints(Mutex<Told>);
+#[derive(Debug)]
+pub(crate) struct Complaints(Mutex<Lines>);
 
-#[derive(Debug, Default)]
-struct Told {
-    last: Option<Instant>,
-    /// Refusals since then.
-    left_out: u64,
+impl Default for Complaints {
+    fn default() -> Self {
+        Self(Mutex::new(Lines::one_in(TELL_EVERY)))
+    }
 }
 
 impl Complaints {
     /// The bus has not taken something, for this reason.
     pub(crate) fn hear(&self, problem: &str) {
-        let due = self.0.lock().unwrap_or_else(PoisonError::into_inner).due(Instant::now());
+        let due = self.0.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now());
         if let Some(left_out) = due {
             let problem: String = problem.chars().take(PROBLEM_CHARS_MAX).collect();
             tracing::warn!(
@@ -38,27 +39,16 @@ impl Complaints {
     }
 }
 
-impl Told {
-    /// Whether it is told now; then how many were not since the last time.
-    fn due(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now.duration_since(last) < TELL_EVERY) {
-            self.left_out += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.left_out))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_first_refusal_is_told_at_once_and_those_of_a_minute_are_one_line() {
-        let (mut told, start) = (Told::default(), Instant::now());
+        let (complaints, start) = (Complaints::default(), Instant::now());
+        let mut told = complaints.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let lines: Vec<u64> =
-            (0..130).filter_map(|second| told.due(start + Duration::from_secs(second))).collect();
+            (0..130).filter_map(|second| told.next(start + Duration::from_secs(second))).collect();
         assert_eq!(lines, [0, 59, 59]);
     }
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The while.
+/// The while, unless another one is asked for.
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// How many lines there have been of late.
 #[derive(Debug)]
 pub struct Lines {
     most: u32,
+    within: Duration,
     since: Option<Instant>,
     written: u32,
     left_out: u64,
@@ -21,12 +22,18 @@ impl Lines {
     /// So many within five seconds.
     #[must_use]
     pub const fn new(most: u32) -> Self {
-        Self { most, since: None, written: 0, left_out: 0 }
+        Self { most, within: WITHIN, since: None, written: 0, left_out: 0 }
+    }
+
+    /// One within this time.
+    #[must_use]
+    pub const fn one_in(within: Duration) -> Self {
+        Self { most: 1, within, since: None, written: 0, left_out: 0 }
     }
 
     /// Whether one more may be written: if so, how many have been left out since the last one.
     pub fn next(&mut self, now: Instant) -> Option<u64> {
-        if self.since.is_none_or(|since| now.duration_since(since) >= WITHIN) {
+        if self.since.is_none_or(|since| now.duration_since(since) >= self.within) {
             (self.since, self.written) = (Some(now), 0);
         }
         if self.written == self.most {

@@ -15,11 +15,10 @@ use tokio::time::Instant;
 
 use super::Options;
 use crate::bus_stats::BusStats;
+use crate::lines::Lines;
 use crate::presence::{DEAF_AFTER, LOST_AFTER};
 use crate::trouble::{Keys, Trouble};
 
-/// Complaints of the server are told at most so often.
-const COMPLAINTS_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked at beside what the library tells, because that may be lost.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// After so much silence the server is asked for a word. The library gives a link up when it would have to ask for the third
@@ -71,15 +70,25 @@ pub(super) struct Link {
     heard: Arc<Heard>,
 }
 
-#[derive(Default)]
 struct Heard {
     news: Notify,
     /// What the last attempts came to.
     trouble: Mutex<Option<Trouble>>,
-    /// When the server's complaints were last told, and how many have not been since.
-    complaints: Mutex<(Option<Instant>, u64)>,
+    /// The server's complaints.
+    complaints: Mutex<Lines>,
     /// When the server was last heard, as far as has been looked.
     last_word: Mutex<Option<Instant>>,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self {
+            news: Notify::new(),
+            trouble: Mutex::default(),
+            complaints: Mutex::new(Lines::new(1)),
+            last_word: Mutex::default(),
+        }
+    }
 }
 
 impl Heard {
@@ -93,14 +102,10 @@ impl Heard {
 
     /// The server complains: of a right that we lack, for each message that it takes. Tells of one in a while.
     fn complains(&self, error: &ServerError) {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        let (told, left_out) = *complaints;
-        if told.is_some_and(|told| told.elapsed() < COMPLAINTS_EVERY) {
-            complaints.1 += 1;
-            return;
+        let next = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now());
+        if let Some(left_out) = next {
+            tracing::warn!(%error, left_out, "the NATS server complains");
         }
-        *complaints = (Some(Instant::now()), 0);
-        tracing::warn!(%error, left_out, "the NATS server complains");
     }
 
     /// Looks at how the last attempts ended; comes before each. What is worse than silence is told when it begins.
